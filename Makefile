@@ -1,0 +1,72 @@
+# `make run` goes from a fresh clone to results, `make test` runs all tests; `make help` lists all.
+
+CONFIG ?= params/default.yaml
+CORES ?= all
+TESTS ?= tests
+
+BIN := .venv/bin
+# Jobs call `splitcodec`, which must be found as it is in an activated environment.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+INSTALLED := .venv/installed
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint clean-results unlock
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'CONFIG=params/my.yaml chooses the experiment, CORES=4 how many cores it may use.'
+
+setup: $(INSTALLED) ## create .venv with the pinned packages, if that is still to be done
+
+run: setup ## run the experiment of CONFIG on CORES cores, then print its results
+	@$(IN_VENV) snakemake --logger splitcodec --rerun-incomplete --cores $(CORES) --configfile $(CONFIG) \
+	  || { ls .snakemake/locks/* > /dev/null 2>&1 && echo 'If no other run is under way, a killed one left its lock: make unlock'; exit 1; }
+	@experiment=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["experiment"])' $(CONFIG)) \
+	  && $(BIN)/splitcodec summary "results/$$experiment"
+
+test: setup ## run all tests, or those in TESTS, on all cores
+	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto $(TESTS)
+
+lint: setup ## check style, layers, workflow and params files
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(IN_VENV) snakemake --lint
+	@for params in params/*.yaml; do \
+	  echo "dry run of $$params"; \
+	  $(IN_VENV) snakemake --dry-run --logger splitcodec --quiet rules --configfile "$$params"; \
+	done
+
+clean-results: ## delete results and MLflow's store; data and .venv stay
+	rm -rf results mlflow.db mlartifacts
+
+unlock: setup ## remove the lock that a killed run has left
+	@$(IN_VENV) snakemake --unlock
+
+# pip's whole output goes to a file; of it are shown what failed, and now and then how far it is.
+PIP_INSTALL := $(BIN)/python -m pip install --no-input --disable-pip-version-check
+SHORTLY := | tee -a .venv/install.log | awk '\
+  /^Collecting/ && ++n % 25 == 0 { print "  " n " packages collected"; fflush() } \
+  /^Installing collected/ && n > 1 { print "  installing " n " packages"; fflush() } \
+  /^ERROR/ { print; print "  see .venv/install.log"; fflush() }'
+
+# The stamp is newer than what it was made from only if all of it has been installed.
+$(INSTALLED): requirements.txt requirements-nodeps.txt pyproject.toml
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { \
+	  for python in python3.11 python3.12 python3.13 python3 ''; do \
+	    test -z "$$python" && { echo 'Python 3.11 or newer with venv is needed; install it (Debian: apt-get install python3 python3-venv)'; exit 1; }; \
+	    $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && break; \
+	  done; \
+	  echo "creating .venv with $$($$python --version)"; \
+	  $$python -m venv .venv; \
+	}
+	@echo 'installing the packages of requirements.txt (about 3 minutes the first time)'
+	@: > .venv/install.log
+	@$(PIP_INSTALL) --upgrade pip 2>&1 $(SHORTLY)
+	@$(PIP_INSTALL) --requirement requirements.txt 2>&1 $(SHORTLY)
+	@$(PIP_INSTALL) --no-deps --requirement requirements-nodeps.txt 2>&1 $(SHORTLY)
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable . 2>&1 $(SHORTLY)
+	@touch $@

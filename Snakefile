@@ -1,0 +1,34 @@
+"""From text to a rate-distortion curve; `workflow/rules` has one file a phase."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# A params file is the whole experiment: naming another one replaces the default, not adds to it.
+if "experiment" not in config:
+
+    configfile: "params/default.yaml"
+
+
+container: "docker://python:3.11-slim"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/activations.smk"
+include: "workflow/rules/codecs.smk"
+include: "workflow/rules/bitstreams.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/bounds.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report_page.output,
+        rules.track.output,

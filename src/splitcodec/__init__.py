@@ -1,0 +1,3 @@
+"""Rate-distortion optimised split inference of transformers."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Representations of real inputs: extraction in one pass and the Parquet store."""

@@ -1,0 +1,1 @@
+"""Bounds on the rate of a representation, as numbers."""

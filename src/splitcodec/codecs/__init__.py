@@ -1,0 +1,1 @@
+"""Codecs for representations: one file a codec, one registry."""

@@ -1,0 +1,93 @@
+"""The face of every codec: differentiable estimate, compress, decompress; and its folder on disk.
+
+Shapes: representation (batch, tokens, channels) float32, lengths (batch,) int64; one stream a
+sequence. What lies beyond a sequence's length is ignored and reconstructed as zero.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from splitcodec.codecs.hyperparameters import Hyperparameters
+from splitcodec.errors import InputError
+from splitcodec.files import atomic_path, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a codec expects of itself, without making bytes.
+
+    reconstruction (batch, tokens, channels); bits (batch, tokens): estimated rate of each token,
+    zero beyond a sequence's length.
+    """
+
+    reconstruction: Tensor
+    bits: Tensor
+
+
+class Codec(nn.Module):
+    """Base of all codecs and baselines.
+
+    `name` as in the catalogue; `coder` says what turns symbols into bytes: `ans` for learned
+    codecs, `raw`, `deflate` or `zstd` for baselines.
+    """
+
+    coder: str = "ans"
+
+    def __init__(self, name: str, channels: int, hyperparameters: Hyperparameters) -> None:
+        super().__init__()
+        self.name = name
+        self.channels = channels
+        self.hyperparameters = hyperparameters
+
+    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
+        """Reconstruction and estimated rate, differentiable where the codec learns."""
+        raise NotImplementedError
+
+    def compress(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
+        """One stream a sequence."""
+        raise NotImplementedError
+
+    def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
+        """The reconstruction that compress meant; raises BitstreamError for damaged streams."""
+        raise NotImplementedError
+
+
+_CIRCUMSTANCES = ("train_seconds", "versions")
+
+
+def save_codec(codec: Codec, directory: Path, meaning: dict[str, Any]) -> None:
+    """Write codec.safetensors and codec.json; the hash names exactly this codec.
+
+    The hash covers the weights and what they are for, not when and with what they were made.
+    """
+    state = {name: value.cpu().contiguous() for name, value in codec.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    identity = {
+        "codec": codec.name,
+        "channels": codec.channels,
+        "hyperparameters": codec.hyperparameters.model_dump(),
+        **{key: value for key, value in meaning.items() if key not in _CIRCUMSTANCES},
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode() + weights).hexdigest()
+    with atomic_path(directory / "codec.safetensors") as temporary:
+        temporary.write_bytes(weights)
+    write_json(directory / "codec.json", {**identity, **meaning, "hash": digest[:32]})
+
+
+def load_state(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """codec.json and the tensors of a codec's folder; raises InputError if either is damaged."""
+    meaning = read_json(directory / "codec.json")
+    try:
+        return meaning, safetensors.torch.load_file(directory / "codec.safetensors")
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{directory} holds no readable codec ({reason:.200}); train it again"
+        ) from None

@@ -1,0 +1,39 @@
+"""The names of all codecs and their hyper-parameters. Free of torch, so the workflow can read it.
+
+`codecs.registry` binds the same names to the classes.
+"""
+
+import re
+
+from splitcodec.codecs.hyperparameters import (
+    Hyperparameters,
+    HyperpriorHyperparameters,
+    KltHyperparameters,
+    NoHyperparameters,
+)
+from splitcodec.errors import SettingsError
+
+CODERS = ("raw", "deflate", "zstd")
+"""Lossless coders that a baseline's symbols can pass through."""
+
+LEARNED: dict[str, type[Hyperparameters]] = {
+    "klt": KltHyperparameters,
+    "hyperprior": HyperpriorHyperparameters,
+}
+
+_BASELINE = re.compile(r"fp16|int[2-8]")
+
+
+def is_baseline(name: str) -> bool:
+    """Whether `name` is a codec without λ: fp16, or int2 to int8."""
+    return _BASELINE.fullmatch(name) is not None
+
+
+def hyperparameters_of(name: str) -> type[Hyperparameters]:
+    """The type of a codec's hyper-parameters; raises SettingsError for an unknown codec."""
+    if is_baseline(name):
+        return NoHyperparameters
+    if name not in LEARNED:
+        known = ", ".join([*LEARNED, "fp16", "int2 to int8"])
+        raise SettingsError(f"unknown codec {name!r}; known are {known}")
+    return LEARNED[name]

@@ -1,0 +1,42 @@
+"""Hyper-parameters of every codec, typed. Free of torch, so that the workflow can validate them."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class Hyperparameters(BaseModel):
+    """Base: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoHyperparameters(Hyperparameters):
+    """Codecs whose name says everything, such as `int4`."""
+
+
+class KltHyperparameters(Hyperparameters):
+    """Closed-form sensitivity-weighted KLT."""
+
+    shrinkage: PositiveFloat = Field(
+        1e-3, description="share of the mean eigenvalue added to the sensitivity's diagonal"
+    )
+    samples: PositiveInt = Field(16384, description="tokens used to choose steps and scales")
+
+
+class HyperpriorHyperparameters(KltHyperparameters):
+    """Hyper-prior on the KLT's latents; defaults fit a CPU."""
+
+    side_channels: PositiveInt = Field(24, description="hyper-prior values W a token")
+    width: PositiveInt = Field(96, description="channels of the analysis and synthesis networks")
+    layers: PositiveInt = Field(1, description="transformer blocks in each network")
+    heads: PositiveInt = Field(4, description="attention heads a block")
+    steps: NonNegativeInt = Field(150, description="training steps on stored activations")
+    polish_steps: NonNegativeInt = Field(20, description="steps with KL through the frozen back")
+    batch_tokens: PositiveInt = Field(2048, description="tokens a step on stored activations")
+    polish_batch_tokens: PositiveInt = Field(1024, description="tokens a step through the back")
+    learning_rate: PositiveFloat = Field(2e-3, description="peak, networks")
+    transform_learning_rate: PositiveFloat = Field(
+        8e-3, description="peak, transforms, relative to the size of their entries"
+    )
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="back in polishing")

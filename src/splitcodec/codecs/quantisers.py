@@ -1,0 +1,173 @@
+"""Baselines without learning: half precision, and integers with a scale a token or a group.
+
+int8 has one scale a token; int2 to int7 one scale a group of 32 channels. Scales are float16,
+levels are symmetric: -(2^(b-1)-1) … 2^(b-1)-1 times the scale, chosen by the group's largest
+magnitude. The bytes that `raw` sends and `deflate` and `zstd` compress are laid out to suit the
+latter: first the scales, low bytes before high bytes, then the levels packed to b bits, each
+channel's levels of all tokens side by side, where neighbours are alike.
+"""
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import zstandard
+from torch import Tensor
+
+from splitcodec.activations.store import mask_of
+from splitcodec.codecs.base import Codec, Estimate
+from splitcodec.codecs.hyperparameters import NoHyperparameters
+from splitcodec.coding.clock import coder_clock
+from splitcodec.errors import BitstreamError
+
+GROUP = 32
+DEFLATE_LEVEL = 6
+ZSTD_LEVEL = 3
+
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "raw": lambda data: data,
+    "deflate": lambda data: zlib.compress(data, DEFLATE_LEVEL),
+    "zstd": lambda data: zstandard.compress(data, ZSTD_LEVEL),
+}
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    return zlib.decompressobj().decompress(data, size + 1)
+
+
+_DECOMPRESS: dict[str, Callable[[bytes, int], bytes]] = {
+    "raw": lambda data, size: data,
+    "deflate": _inflate,
+    "zstd": lambda data, size: zstandard.decompress(data, max_output_size=size + 1),
+}
+
+
+class _Baseline(Codec):
+    """Turns each sequence alone into bytes, and those through the lossless coder."""
+
+    coder = "raw"
+
+    def compress(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
+        """One stream a sequence."""
+        pairs = zip(representation, lengths.tolist(), strict=True)
+        packed = [self._to_bytes(row[:length].cpu()) for row, length in pairs]
+        with coder_clock.running():
+            return [_COMPRESS[self.coder](data) for data in packed]
+
+    def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
+        """The reconstruction; raises BitstreamError for a stream of the wrong size."""
+        counts = lengths.tolist()
+        with coder_clock.running():
+            packed = [self._unpacked(row, n) for row, n in zip(streams, counts, strict=True)]
+        rows = [self._from_bytes(data, n) for data, n in zip(packed, counts, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    def _unpacked(self, stream: bytes, length: int) -> bytes:
+        size = self._size(length)
+        try:
+            data = _DECOMPRESS[self.coder](stream, size)
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise BitstreamError(f"{self.coder} stream is damaged: {error}") from None
+        if len(data) != size:
+            raise BitstreamError(f"{self.name} stream holds {len(data)} bytes, not {size}")
+        return data
+
+    def _to_bytes(self, row: Tensor) -> bytes:
+        raise NotImplementedError
+
+    def _from_bytes(self, data: bytes, length: int) -> Tensor:
+        raise NotImplementedError
+
+    def _size(self, length: int) -> int:
+        raise NotImplementedError
+
+
+class HalfPrecision(_Baseline):
+    """fp16, as a cluster sends it today; low bytes before high bytes."""
+
+    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
+        """16 bits a channel."""
+        mask = mask_of(lengths, representation.shape[1])
+        rounded = representation.half().float() * mask[..., None]
+        return Estimate(rounded, mask * 16.0 * self.channels)
+
+    def _to_bytes(self, row: Tensor) -> bytes:
+        return _by_plane(row.half())
+
+    def _from_bytes(self, data: bytes, length: int) -> Tensor:
+        return _from_planes(data).float().view(length, self.channels)
+
+    def _size(self, length: int) -> int:
+        return 2 * length * self.channels
+
+
+class IntegerQuantiser(_Baseline):
+    """b-bit integers; `int8` a token, `int2` … `int7` in groups of 32 channels."""
+
+    def __init__(self, name: str, channels: int, hyperparameters: NoHyperparameters) -> None:
+        super().__init__(name, channels, hyperparameters)
+        self.bits = int(name.removeprefix("int"))
+        self.group = channels if self.bits == 8 else GROUP
+        self.groups = -(-channels // self.group)
+        self.highest = 2 ** (self.bits - 1) - 1
+
+    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
+        """b bits a channel and 16 a scale, as `raw` sends them."""
+        mask = mask_of(lengths, representation.shape[1])
+        levels, scales = self._quantise(representation)
+        rate = float(self.bits * self.channels + 16 * self.groups)
+        return Estimate(self._dequantise(levels, scales) * mask[..., None], mask * rate)
+
+    def _quantise(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels (…, groups, group) int8 and scales (…, groups, 1) float16."""
+        missing = self.groups * self.group - self.channels
+        grouped = torch.nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, self.group))
+        scales = (grouped.abs().amax(-1, keepdim=True) / self.highest).clamp(max=65504).half()
+        steps = scales.float().clamp_min(torch.finfo(torch.float16).tiny)
+        levels = (grouped / steps).round().clamp(-self.highest, self.highest)
+        return levels.to(torch.int8), scales
+
+    def _dequantise(self, levels: Tensor, scales: Tensor) -> Tensor:
+        return (levels * scales.float()).flatten(-2)[..., : self.channels]
+
+    def _to_bytes(self, row: Tensor) -> bytes:
+        levels, scales = self._quantise(row)
+        unsigned = levels.flatten(1)[:, : self.channels].numpy() + np.int8(self.highest)
+        return _by_plane(scales) + _pack(unsigned.astype(np.uint8).T.reshape(-1), self.bits)
+
+    def _from_bytes(self, data: bytes, length: int) -> Tensor:
+        split = 2 * length * self.groups
+        scales = _from_planes(data[:split]).view(length, self.groups, 1)
+        packed = np.frombuffer(data[split:], np.uint8)
+        levels = _unpack(packed, self.bits, length * self.channels).reshape(-1, length).T
+        padded = np.zeros((length, self.groups * self.group), np.int8)
+        padded[:, : self.channels] = levels.astype(np.int16) - self.highest
+        return self._dequantise(torch.from_numpy(padded).unflatten(-1, (-1, self.group)), scales)
+
+    def _size(self, length: int) -> int:
+        return 2 * length * self.groups + -(-length * self.channels * self.bits // 8)
+
+
+def _by_plane(values: Tensor) -> bytes:
+    """float16 values as all low bytes, then all high bytes."""
+    pairs = values.contiguous().view(torch.uint8).numpy().reshape(-1, 2)
+    return np.ascontiguousarray(pairs.T).tobytes()
+
+
+def _from_planes(data: bytes) -> Tensor:
+    pairs = np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(2, -1).T)
+    return torch.from_numpy(pairs).view(torch.float16).flatten()
+
+
+def _pack(levels: np.ndarray, bits: int) -> bytes:
+    """Levels below 2^bits as a run of bits, most significant first."""
+    planes = np.unpackbits(levels[:, None], axis=1)[:, 8 - bits :]
+    return np.packbits(planes).tobytes()
+
+
+def _unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    planes = np.unpackbits(packed, count=count * bits).reshape(count, bits)
+    full = np.zeros((count, 8), np.uint8)
+    full[:, 8 - bits :] = planes
+    return np.packbits(full, axis=1)[:, 0]

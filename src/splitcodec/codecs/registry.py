@@ -1,0 +1,48 @@
+"""From a codec's name to the codec: the one place that knows all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from splitcodec.codecs.base import Codec, load_state
+from splitcodec.codecs.catalogue import CODERS, hyperparameters_of, is_baseline
+from splitcodec.codecs.hyperprior import Hyperprior
+from splitcodec.codecs.klt import Klt
+from splitcodec.codecs.quantisers import HalfPrecision, IntegerQuantiser
+from splitcodec.errors import InputError
+
+_CLASSES: dict[str, Callable[..., Codec]] = {"klt": Klt, "hyperprior": Hyperprior}
+
+
+def coders_of(name: str) -> tuple[str, ...]:
+    """What can turn this codec's symbols into bytes."""
+    return CODERS if is_baseline(name) else ("ans",)
+
+
+def build_codec(name: str, channels: int, hyperparameters: dict[str, Any], **shape: Any) -> Codec:
+    """A codec before it has been fitted; raises SettingsError for an unknown name."""
+    parsed = hyperparameters_of(name).model_validate(hyperparameters)
+    if name == "fp16":
+        return HalfPrecision(name, channels, parsed)
+    if is_baseline(name):
+        return IntegerQuantiser(name, channels, parsed)
+    return _CLASSES[name](name, channels, parsed, **shape)
+
+
+def load_codec(directory: Path, coder: str | None = None) -> tuple[Codec, dict[str, Any]]:
+    """The codec of a folder, ready to code, and its codec.json."""
+    meaning, state = load_state(directory)
+    name = meaning["codec"]
+    shape = {} if is_baseline(name) else _CLASSES[name].shape_of_state(state)
+    codec = build_codec(name, meaning["channels"], meaning["hyperparameters"], **shape)
+    try:
+        codec.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{directory} does not hold a {name} codec: {reason:.200}") from None
+    coders = coders_of(name)
+    coder = coder or coders[0]
+    if coder not in coders:
+        raise InputError(f"{name} has no coder {coder!r}; it has {', '.join(coders)}")
+    codec.coder = coder
+    return codec.eval(), meaning

@@ -1,0 +1,1 @@
+"""From integer symbols to bytes: the entropy coder and the container file."""

@@ -1,0 +1,76 @@
+"""Entropy coding of integer symbols under integer frequency tables (rANS, by torch_ans).
+
+Each row of a (streams, symbols) array becomes one byte string; all rows are coded side by side.
+Symbols outside a table's range are escaped by the coder and still exact. Symbols are coded in the
+order in which they lie, and a table index of -1 skips a symbol: padding costs nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch_ans import _C
+
+from splitcodec.coding.clock import coder_clock
+from splitcodec.errors import BitstreamError
+
+PRECISION = 16
+"""Bits of a frequency: every table's frequencies sum to 2^16."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Cumulative integer frequencies of several distributions.
+
+    cumulative (tables, longest) int32, padded on the right; sizes (tables,) int32: entries used,
+    the last interval being the escape; lowest (tables,) int32: the first symbol of each.
+    """
+
+    cumulative: Tensor
+    sizes: Tensor
+    lowest: Tensor
+
+
+def quantise_tables(probabilities: list[Tensor], lowest: list[int]) -> Tables:
+    """Integer tables from probability vectors, each over consecutive integers from `lowest`.
+
+    What a vector lacks to one is given to the escape. Every frequency is at least one.
+    """
+    rows = [_quantise(row) for row in probabilities]
+    sizes = torch.tensor([len(row) for row in rows], dtype=torch.int32)
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1 << PRECISION)
+    return Tables(padded, sizes, torch.tensor(lowest, dtype=torch.int32))
+
+
+def _quantise(probabilities: Tensor) -> Tensor:
+    """Cumulative frequencies of one vector and its escape: 0 first, 2^16 last, all steps ≥ 1.
+
+    Own code because the library's quantiser gives decreasing tables for very peaked vectors.
+    """
+    mass = probabilities.detach().cpu().double().clamp_min(0)
+    mass = torch.cat([mass, (1 - mass.sum()).clamp_min(0)[None]])
+    frequencies = 1 + (mass / mass.sum() * ((1 << PRECISION) - len(mass))).long()
+    frequencies[mass.argmax()] += (1 << PRECISION) - frequencies.sum()
+    return torch.cat([torch.zeros(1), frequencies.cumsum(0)]).to(torch.int32)
+
+
+def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
+    """One byte string a row of `symbols` (streams, symbols) int32; `indexes` names the tables."""
+    with coder_clock.running():
+        stream = _C.rans32_init_stream(len(symbols)).to(symbols.device)
+        _C.rans32_push(stream, symbols.contiguous(), indexes.contiguous(), *_parts(tables))
+        return _C.rans_stream_to_byte_strings(stream)
+
+
+def decode(streams: list[bytes], indexes: Tensor, tables: Tables) -> Tensor:
+    """The symbols (streams, symbols) int32; those at index -1 are zero."""
+    if any(len(stream) < 4 for stream in streams):
+        raise BitstreamError("a stream is shorter than the coder's state: the file is damaged")
+    with coder_clock.running():
+        stream = _C.rans_byte_strings_to_stream(streams).to(indexes.device)
+        symbols = _C.rans32_pop(stream, indexes.contiguous(), *_parts(tables))
+        return torch.where(indexes >= 0, symbols, 0)
+
+
+def _parts(tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
+    return tables.cumulative, tables.sizes, tables.lowest

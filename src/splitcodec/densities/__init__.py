@@ -1,0 +1,1 @@
+"""Probability models of integers: likelihoods for training, integer tables for coding."""

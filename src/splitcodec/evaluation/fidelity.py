@@ -1,0 +1,190 @@
+"""Fidelity of the model's output on decoded representations, against the uncoded model.
+
+Cross-entropy and divergence in nats a predicted token; a sequence of T tokens has T - 1 of them,
+while rates count all T. Intervals are 95 % percentile bootstraps over documents.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitcodec.activations.store import Activations, Batch
+from splitcodec.errors import BitstreamError
+from splitcodec.evaluation.bitstreams import Decoder
+from splitcodec.progress import progress
+from splitcodec.splitting.model import SplitModel
+from splitcodec.training.divergence import CHUNK
+
+CODED, UNCODED, KL, AGREEMENT, COUNT = range(5)
+"""Columns of the sums a document: cross-entropies, divergence, agreements, predicted tokens."""
+
+
+@dataclass
+class Sums:
+    """Sums over predicted tokens, a row of five figures a document."""
+
+    by_document: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, documents: list[str], figures: Tensor, rows: Tensor) -> None:
+        """Add `figures` (tokens, 5), where `rows` (tokens,) says which of `documents` each is."""
+        totals = torch.zeros(len(documents), 5).double()
+        totals.index_add_(0, rows.cpu(), figures.double().cpu())
+        for document, total in zip(documents, totals.numpy(), strict=True):
+            self.by_document[document] = self.by_document.get(document, 0) + total
+
+    def table(self) -> np.ndarray:
+        """(documents, 5)."""
+        return np.stack([self.by_document[name] for name in sorted(self.by_document)])
+
+
+def interval(table: np.ndarray, column: int, resamples: int, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of column/COUNT over documents (rows of `table`)."""
+    drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
+    ratios = table[drawn, column].sum(1) / table[drawn, COUNT].sum(1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summarise(table: np.ndarray, resamples: int) -> dict[str, float]:
+    """The fidelity columns of the table of points."""
+    mean = table.sum(0) / table[:, COUNT].sum()
+    low, high = interval(table, CODED, resamples)
+    kl_low, kl_high = interval(table, KL, resamples)
+    return {
+        "cross_entropy": float(mean[CODED]),
+        "cross_entropy_low": low,
+        "cross_entropy_high": high,
+        "perplexity": float(np.exp(mean[CODED])),
+        "cross_entropy_uncoded": float(mean[UNCODED]),
+        "kl": float(mean[KL]),
+        "kl_low": kl_low,
+        "kl_high": kl_high,
+        "top1_agreement": float(mean[AGREEMENT]),
+    }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: SplitModel,
+    activations: Activations,
+    references: Activations,
+    codecs: list[Path],
+    bitstreams: list[Path],
+    batch_sequences: int,
+    resamples: int,
+) -> list[dict[str, Any]]:
+    """One row of the table of points for every bitstream.
+
+    Bitstreams are decoded here, in this process, with codecs found by hash among `codecs`;
+    several of one codec must decode to the same representation, which is evaluated once.
+    """
+    groups = _by_codec([Decoder(path, codecs) for path in bitstreams])
+    for decoder in (d for group in groups for d in group):
+        decoder.check_same_data(activations)
+    sums = [Sums() for _ in groups]
+    bits = np.zeros(len(groups))
+    split = activations.metadata["split"]
+    starts = range(0, len(activations), batch_sequences)
+    for start in progress(starts, "evaluating"):
+        rows = range(start, min(start + batch_sequences, len(activations)))
+        batch, reference = activations.read(rows), references.read(rows)
+        decoded = [_decode_alike(group, rows) for group in groups]
+        for i, group in enumerate(groups):
+            bits[i] += float(group[0].codec(batch.representation, batch.lengths).bits.sum())
+        _compare(model, split, batch, reference, decoded, sums)
+    return [
+        _row(decoder, activations, float(rate), total, resamples)
+        for group, rate, total in zip(groups, bits, sums, strict=True)
+        for decoder in group
+    ]
+
+
+@torch.inference_mode()
+def evaluate_uncoded(
+    model: SplitModel, references: Activations, batch_sequences: int, resamples: int
+) -> dict[str, float]:
+    """The uncoded model's own figures, from its stored final representation."""
+    total = Sums()
+    for batch in progress(_listed(references, batch_sequences), "evaluating uncoded"):
+        _compare(model, model.blocks, batch, batch, [batch.representation], [total])
+    return summarise(total.table(), resamples)
+
+
+def _listed(activations: Activations, size: int) -> list[Batch]:
+    return list(activations.batches(size))
+
+
+def _by_codec(decoders: list[Decoder]) -> list[list[Decoder]]:
+    groups: dict[str, list[Decoder]] = {}
+    for decoder in decoders:
+        groups.setdefault(decoder.meaning["hash"], []).append(decoder)
+    return list(groups.values())
+
+
+def _decode_alike(decoders: list[Decoder], rows: range) -> Tensor:
+    first, *others = (decoder.decode(rows) for decoder in decoders)
+    if any(not torch.equal(first, other) for other in others):
+        raise BitstreamError(
+            f"bitstreams of {decoders[0].directory} with different coders decode differently"
+        )
+    return first
+
+
+def _compare(
+    model: SplitModel,
+    split: int,
+    batch: Batch,
+    reference: Batch,
+    decoded: list[Tensor],
+    sums: list[Sums],
+) -> None:
+    """Add every predicted token of a batch to the sums of each decoded representation."""
+    scored = batch.mask[:, 1:]
+    targets = batch.tokens[:, 1:][scored].to(model.device)
+    rows = scored.nonzero()[:, 0]
+    finals = [model.final_states(d, split)[:, :-1][scored.to(model.device)] for d in decoded]
+    uncoded = model.final_states(reference.representation, model.blocks)
+    uncoded = uncoded[:, :-1][scored.to(model.device)]
+    for part in torch.arange(len(targets), device=model.device).split(CHUNK):
+        target = model.head(uncoded[part]).float().log_softmax(-1)
+        for final, total in zip(finals, sums, strict=True):
+            estimate = model.head(final[part]).float().log_softmax(-1)
+            figures = _figures(estimate, target, targets[part])
+            total.add(batch.documents, figures, rows[part.cpu()])
+
+
+def _figures(estimate: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    """(tokens, 5) in the order of the columns, from log-probabilities (tokens, vocabulary)."""
+    labels = labels[:, None]
+    columns = {
+        CODED: -estimate.gather(-1, labels)[:, 0],
+        UNCODED: -target.gather(-1, labels)[:, 0],
+        KL: (target.exp() * (target - estimate)).sum(-1),
+        AGREEMENT: (estimate.argmax(-1) == target.argmax(-1)).float(),
+        COUNT: torch.ones(len(labels), device=labels.device),
+    }
+    return torch.stack([columns[i] for i in range(5)], dim=-1)
+
+
+def _row(
+    decoder: Decoder, activations: Activations, bits: float, total: Sums, resamples: int
+) -> dict[str, Any]:
+    tokens, header, meaning = activations.tokens, decoder.header, decoder.meaning
+    compressed = header["coder"] in ("deflate", "zstd")
+    return {
+        **{key: header[key] for key in ("model", "split", "codec", "coder")},
+        **{key: meaning[key] for key in ("mode", "lambda", "seed")},
+        "partition": header["partition"],
+        "tokens": tokens,
+        "documents": len(total.by_document),
+        "bits_per_token_estimated": None if compressed else bits / tokens,
+        "bits_per_token_payload": 8 * decoder.container.payload_bytes / tokens,
+        "bits_per_token_file": 8 * decoder.size / tokens,
+        **summarise(total.table(), resamples),
+        "codec_hash": meaning["hash"],
+        "data_hash": header["data_hash"],
+    }

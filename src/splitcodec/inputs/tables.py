@@ -1,0 +1,70 @@
+"""Parquet files of this package: their meaning is JSON in the schema's metadata."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from splitcodec import __version__
+from splitcodec.errors import InputError
+
+METADATA_KEY = b"splitcodec"
+
+
+def with_meaning(schema: pa.Schema, kind: str, meaning: dict[str, Any]) -> pa.Schema:
+    """`schema` with its kind, meaning and our version in its metadata."""
+    whole = {"kind": kind, **meaning, "splitcodec": __version__}
+    return schema.with_metadata({METADATA_KEY: json.dumps(whole)})
+
+
+def open_table(path: Path, kind: str) -> tuple[pq.ParquetFile, dict[str, Any]]:
+    """A Parquet file of ours and its meaning.
+
+    Raises InputError when the file is missing, damaged, or is not of this kind.
+    """
+    file, meaning = _open(path)
+    if meaning.get("kind") != kind:
+        raise InputError(f"{path} holds {meaning.get('kind')}, not {kind}")
+    return file, meaning
+
+
+def read_meaning(path: Path) -> dict[str, Any]:
+    """The meaning of any Parquet file of ours; raises InputError as `open_table` does."""
+    return _open(path)[1]
+
+
+def _open(path: Path) -> tuple[pq.ParquetFile, dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; run the step that makes it first")
+    try:
+        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        return file, json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
+    except KeyError:
+        raise InputError(f"{path} was not written by splitcodec (no meaning in it)") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, error) from None
+
+
+def read_columns(
+    path: Path, file: pq.ParquetFile, columns: list[str], row_group: int | None = None
+) -> pa.Table:
+    """Columns of the file at `path`, whole or of one row group; InputError when it is damaged."""
+    try:
+        if row_group is None:
+            return file.read(columns).select(columns)
+        return file.read_row_group(row_group, columns).select(columns)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise damaged(path, error) from None
+
+
+def table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of compressed pages with checksums, so that `open_table` sees a flipped bit."""
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """The error for a file that cannot be read to its end."""
+    reason = " ".join(str(error).split())
+    return InputError(f"{path} is damaged ({reason:.200}); delete it and rerun the step")

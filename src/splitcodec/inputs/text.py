@@ -1,0 +1,232 @@
+"""Text: from files of several kinds to one Parquet file of named documents.
+
+Columns: document, text; in order of name, each name once. Texts of any size pass in bounded memory
+(one plain file, or about 32 MiB of documents, at a time): documents are sorted in runs on disk,
+which are merged, as in any external sort.
+"""
+
+import glob
+import hashlib
+import heapq
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.files import atomic_path
+from splitcodec.inputs.hub import download_snapshot
+from splitcodec.inputs.packages import fetch_package_files
+from splitcodec.inputs.tables import table_writer, with_meaning
+from splitcodec.settings import HubSource, PackageSource, TextSource
+
+SCHEMA = pa.schema([("document", pa.string()), ("text", pa.string())])
+_RUN_CHARACTERS = 1 << 25
+_BATCH_CHARACTERS = 1 << 20
+
+
+class Document(NamedTuple):
+    """A name, unique in its data set, and what is written under it."""
+
+    name: str
+    text: str
+
+
+def fetch_text(source: TextSource, separator: str | None, out: Path) -> None:
+    """Write the documents of `source` to the Parquet file `out`, in order of name.
+
+    `.txt`, `.md`: a file is a document named by its stem, or, with `separator` (a regular
+    expression), several: stem-0001 and so on. `.jsonl`: a line is a document, field "text", with
+    its name in "id" or numbered by line. `.parquet`: columns the same.
+
+    Raises InputError when the source cannot be had, is damaged, or two documents have one name;
+    SettingsError for a bad separator.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cut = _compiled(separator)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        files = _files_of(source, Path(scratch, "raw"))
+        runs = _sorted_runs(_documents(files, cut), Path(scratch))
+        digest, count = _digest(_merged(runs))
+        meaning = {
+            "source": source.model_dump(),
+            "separator": separator,
+            "sha256": digest,
+            "documents": count,
+        }
+        with atomic_path(out) as temporary:
+            _write(temporary, _merged(runs), with_meaning(SCHEMA, "text", meaning))
+
+
+def _compiled(separator: str | None) -> re.Pattern | None:
+    try:
+        return None if separator is None else re.compile(separator, re.MULTILINE)
+    except re.error as error:
+        raise SettingsError(
+            f"separator {separator!r} is not a regular expression: {error}"
+        ) from None
+
+
+def _files_of(source: TextSource, raw: Path) -> list[Path]:
+    match source:
+        case PackageSource():
+            files = fetch_package_files(source, raw)
+        case HubSource():
+            download_snapshot(source, "dataset", [source.path], raw)
+            files = [path for path in raw.rglob("*") if ".cache" not in path.parts]
+        case _:
+            files = [Path(name) for name in glob.glob(source.path, recursive=True)]  # noqa: PTH207
+    files = sorted(path for path in files if path.is_file())
+    if not files:
+        raise InputError(f"no file matches {source.path!r}; correct the source's path")
+    if unknown := [path.name for path in files if path.suffix not in _READERS]:
+        raise InputError(f"{unknown[0]} is none of {', '.join(_READERS)}; narrow the source's path")
+    return files
+
+
+def _documents(files: Iterable[Path], cut: re.Pattern | None) -> Iterator[Document]:
+    """All documents that hold more than white space."""
+    for file in files:
+        for document in _READERS[file.suffix](file, cut):
+            if document.text and not document.text.isspace():
+                yield document
+
+
+def _read_plain(file: Path, cut: re.Pattern | None) -> Iterator[Document]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file.name} is not UTF-8 text ({error.reason}); convert it") from None
+    if cut is None:
+        yield Document(file.stem, text)
+        return
+    parts = (part for part in _between(text, cut) if part and not part.isspace())
+    for number, part in enumerate(parts, start=1):
+        yield Document(f"{file.stem}-{number:04d}", part)
+
+
+def _between(text: str, cut: re.Pattern) -> Iterator[str]:
+    """What lies between matches. Not re.split, which also yields what groups have captured."""
+    start = 0
+    for match in cut.finditer(text):
+        yield text[start : match.start()]
+        start = match.end()
+    yield text[start:]
+
+
+def _read_json_lines(file: Path, _: re.Pattern | None) -> Iterator[Document]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                text = record["text"]
+            except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+                raise _bad_row(file, number) from None
+            yield _named(file, number, record.get("id"), text)
+
+
+def _read_parquet(file: Path, _: re.Pattern | None) -> Iterator[Document]:
+    number = 0
+    try:
+        table = pq.ParquetFile(file)
+        columns = [name for name in ("id", "text") if name in table.schema_arrow.names]
+        if "text" not in columns:
+            raise InputError(f'{file.name} has no column "text"; rename the column that holds it')
+        for batch in table.iter_batches(batch_size=256, columns=columns):
+            for record in batch.to_pylist():
+                number += 1
+                yield _named(file, number, record.get("id"), record["text"])
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file.name} is not a readable Parquet file: {reason:.200}") from None
+
+
+_READERS = {
+    ".txt": _read_plain,
+    ".md": _read_plain,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
+}
+
+
+def _named(file: Path, number: int, name: object, text: object) -> Document:
+    if not isinstance(text, str):
+        raise _bad_row(file, number)
+    return Document(f"{file.stem}-{number:08d}" if name is None else str(name), text)
+
+
+def _bad_row(file: Path, number: int) -> InputError:
+    return InputError(
+        f'{file.name}, row {number}: needs a field "text" that holds text; correct it'
+    )
+
+
+def _sorted_runs(documents: Iterable[Document], directory: Path) -> list[Path]:
+    """Write documents to files of about `_RUN_CHARACTERS`, each in order of name."""
+    runs = []
+    for number, group in enumerate(_grouped(documents, _RUN_CHARACTERS)):
+        path = directory / f"run-{number}.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+            for batch in _grouped(sorted(group), _BATCH_CHARACTERS):
+                writer.write_batch(_columns(batch))
+        runs.append(path)
+    if not runs:
+        raise InputError("the source's files hold no text; name others")
+    return runs
+
+
+def _merged(runs: list[Path]) -> Iterator[Document]:
+    """The documents of all runs in order of name; raises InputError when a name comes twice."""
+    last = None
+    for document in heapq.merge(*map(_read_run, runs)):
+        if document.name == last:
+            raise InputError(f"two documents are named {last!r}; rename one file, or change its id")
+        last = document.name
+        yield document
+
+
+def _read_run(path: Path) -> Iterator[Document]:
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
+        for batch in batches:
+            names, texts = (column.to_pylist() for column in batch.columns)
+            yield from map(Document, names, texts)
+
+
+def _digest(documents: Iterable[Document]) -> tuple[str, int]:
+    """SHA-256 of names and texts in order, as JSON lines, and how many documents there are."""
+    digest, count = hashlib.sha256(), 0
+    for document in documents:
+        digest.update(json.dumps(document).encode() + b"\n")
+        count += 1
+    return digest.hexdigest(), count
+
+
+def _write(path: Path, documents: Iterable[Document], schema: pa.Schema) -> None:
+    with table_writer(path, schema) as writer:
+        for group in _grouped(documents, _BATCH_CHARACTERS):
+            writer.write_batch(_columns(group, schema))
+
+
+def _columns(documents: list[Document], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
+    names, texts = zip(*documents, strict=True)
+    return pa.record_batch([pa.array(names), pa.array(texts)], schema=schema)
+
+
+def _grouped(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
+    """Consecutive documents in lists of at least `characters`, the last one perhaps less."""
+    group, held = [], 0
+    for document in documents:
+        group.append(document)
+        held += len(document.text)
+        if held >= characters:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group

@@ -1,0 +1,316 @@
+"""Tokens: the documents of a partition, cut into sequences that the model reads from the start.
+
+Every sequence is a window on one document; none crosses into another. Which documents and which
+windows are taken follows from the parameters and the text alone: nothing here is random.
+"""
+
+import itertools
+import math
+import re
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.files import atomic_path
+from splitcodec.inputs.models import read_identity
+from splitcodec.inputs.tables import open_table, read_columns, table_writer, with_meaning
+from splitcodec.progress import progress
+from splitcodec.settings import Partition
+
+SCHEMA = pa.schema(
+    [("document", pa.string()), ("sequence", pa.int32()), ("tokens", pa.list_(pa.int32()))]
+)
+SHORTEST = 16
+"""Tokens below which the rest at a document's end is left out."""
+
+_PIECE_CHARACTERS = 1 << 20
+_ROW_GROUP_SEQUENCES = 1024
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Sequences in file order, the document of each, and what the file says of itself."""
+
+    documents: list[str]
+    sequences: list[np.ndarray]
+    metadata: dict[str, Any]
+
+
+def read_tokens(path: Path) -> TokenTable:
+    """Read a token file; raises InputError when it is missing, damaged or not a token file."""
+    file, metadata = open_table(path, "tokens")
+    table = read_columns(path, file, ["document", "tokens"])
+    tokens = table["tokens"].combine_chunks()
+    flat, ends = tokens.flatten().to_numpy().astype(np.int64), np.cumsum(tokens.value_lengths())
+    return TokenTable(table["document"].to_pylist(), np.split(flat, ends[:-1]), metadata)
+
+
+def tokenise(
+    documents: Path,
+    model: Path,
+    partition: str,
+    rule: Partition,
+    others: dict[str, Partition],
+    sequence_length: int,
+    start_token: bool,
+    out: Path,
+) -> None:
+    """Write the sequences of one partition of `documents` to the Parquet file `out`.
+
+    Each document is cut into consecutive windows of `sequence_length` tokens, the start token that
+    heads each included; the rest at the end is a window if it has 16 tokens. Of all windows
+    `rule.sequences` are taken: documents take turns, and each gives windows at even distances.
+    Raises SettingsError when the rule selects nothing, shares documents with one of `others`, or
+    the model cannot read sequences this long; InputError when text or model are missing or damaged.
+    """
+    file, text = open_table(documents, "text")
+    names = read_columns(documents, file, ["document"])["document"].to_pylist()
+    chosen = _choose(names, partition, rule, others)
+    identity = read_identity(model)
+    encoder = _Encoder.load(model, sequence_length, start_token)
+    meaning = {
+        "model": model.name,
+        "model_hash": identity["weights_sha256"],
+        "tokeniser_hash": identity["tokeniser_sha256"],
+        "partition": partition,
+        "sequence_length": sequence_length,
+        "start_token": start_token,
+        "text": text,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _Spill(out.parent) as spill:
+        windows = _encode(file, documents, chosen, rule.sequences, encoder, spill)
+        if not windows:
+            raise SettingsError(
+                f"no document of partition {partition} has {encoder.shortest} tokens; "
+                "choose longer ones"
+            )
+        quotas = share_out(windows, rule.sequences)
+        rows = (
+            (names[index], window)
+            for index in sorted(quotas)
+            for window in _windows(encoder, spill.read(index), quotas[index])
+        )
+        with atomic_path(out) as temporary:
+            _write(temporary, rows, with_meaning(SCHEMA, "tokens", meaning))
+
+
+def share_out(windows: dict[int, int], wanted: int) -> dict[int, int]:
+    """How many of its windows each document gives: each one a turn, in the dict's order.
+
+    `windows` maps a document to how many windows it has; documents that give none are left out.
+    """
+    quotas = dict.fromkeys(windows, 0)
+    turn = list(windows)
+    while wanted > 0 and turn:
+        for document in turn[:wanted]:
+            quotas[document] += 1
+        wanted -= len(turn)
+        turn = [document for document in turn if quotas[document] < windows[document]]
+    return {document: quota for document, quota in quotas.items() if quota}
+
+
+def spread(items: Sequence[int]) -> list[int]:
+    """The items in an order of which every beginning lies evenly over them.
+
+    Multiples of the golden ratio, modulo one, in order of size (in integers, so that it is the
+    same everywhere): neighbours in this order are far apart in `items`.
+    """
+    return [items[i] for i in sorted(range(len(items)), key=lambda i: i * 2654435769 % 2**32)]
+
+
+def _choose(
+    names: list[str], partition: str, rule: Partition, others: dict[str, Partition]
+) -> list[int]:
+    """Indices of a partition's documents; raises SettingsError if none, or shared with others."""
+    chosen = _select(names, rule)
+    if not chosen:
+        raise SettingsError(
+            f"partition {partition} selects none of the {len(names)} documents "
+            f"({names[0]} to {names[-1]}); correct its rule"
+        )
+    for other, other_rule in others.items():
+        if shared := sorted(set(chosen) & set(_select(names, other_rule))):
+            said = ", ".join(names[i] for i in shared[:5]) + (", …" if len(shared) > 5 else "")
+            raise SettingsError(
+                f"partitions {partition} and {other} share {len(shared)} documents ({said}); "
+                "make their rules disjoint"
+            )
+    return chosen
+
+
+def _select(names: list[str], rule: Partition) -> list[int]:
+    """Indices of the documents that a partition's rule names; `names` are in order."""
+    if rule.documents is not None:
+        globs = rule.documents
+        return [i for i, name in enumerate(names) if any(fnmatchcase(name, g) for g in globs)]
+    if rule.between is not None:
+        first, last = rule.between
+        numbers = ((i, re.search(r"\d+", name)) for i, name in enumerate(names))
+        return [i for i, number in numbers if number and first <= int(number[0]) <= last]
+    start, stop = (round(share * len(names)) for share in rule.share)
+    return list(range(len(names))[start:stop])
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """A tokeniser and how its tokens are cut into windows."""
+
+    tokeniser: Any
+    start: int | None
+    length: int
+
+    @classmethod
+    def load(cls, model: Path, length: int, start_token: bool) -> Self:
+        # Imported here: reading tokens should not cost the seconds that transformers takes.
+        from transformers import AutoConfig, AutoTokenizer
+
+        try:
+            config = AutoConfig.from_pretrained(model, local_files_only=True)
+            tokeniser = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"cannot read the model in {model}: {reason:.200}") from None
+        context = getattr(config, "max_position_embeddings", None) or math.inf
+        if length > context:
+            raise SettingsError(
+                f"text.sequence_length {length} exceeds the {context} positions of {model.name}"
+            )
+        start = tokeniser.bos_token_id
+        start = tokeniser.eos_token_id if start is None else start
+        if start_token and start is None:
+            raise SettingsError(
+                f"the tokeniser of {model.name} has no start token; set text.start_token to false"
+            )
+        return cls(tokeniser, start if start_token else None, length)
+
+    @property
+    def body(self) -> int:
+        """Tokens of text in a full window."""
+        return self.length - (self.start is not None)
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest window that is kept, start token included."""
+        return min(SHORTEST, self.length)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (tokens,) int32 of a document, without special tokens."""
+        pieces = list(_pieces(text))
+        ids = self.tokeniser(
+            pieces, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return np.concatenate([np.array(piece, np.int32) for piece in ids])
+
+    def windows(self, tokens: int) -> int:
+        """Into how many windows a document of so many tokens falls."""
+        full, rest = divmod(tokens, self.body)
+        return full + (rest > 0 and rest + self.length - self.body >= self.shortest)
+
+    def window(self, tokens: np.ndarray, number: int) -> np.ndarray:
+        """One window of a document's tokens, headed by the start token."""
+        body = tokens[number * self.body : (number + 1) * self.body]
+        return body if self.start is None else np.concatenate([[np.int32(self.start)], body])
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a long text before a word, where tokenisers cut anyway, so that memory stays bounded."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        stop = text.rfind(" ", start + 1, start + _PIECE_CHARACTERS)
+        stop = start + _PIECE_CHARACTERS if stop < 0 else stop
+        yield text[start:stop]
+        start = stop
+    yield text[start:]
+
+
+class _Spill:
+    """Tokens of documents, on disk while it is not yet known which windows will be taken."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, index: int, tokens: np.ndarray) -> None:
+        """Keep the tokens of document `index`."""
+        self._places[index] = (self._file.tell(), len(tokens))
+        self._file.write(tokens.tobytes())
+
+    def read(self, index: int) -> np.ndarray:
+        """The tokens of document `index`, mapped and not loaded."""
+        self._file.flush()
+        offset, count = self._places[index]
+        return np.memmap(self._file, np.int32, "r", offset, count)
+
+
+def _encode(
+    file: pq.ParquetFile,
+    path: Path,
+    chosen: list[int],
+    wanted: int,
+    encoder: _Encoder,
+    spill: _Spill,
+) -> dict[int, int]:
+    """Encode documents until `wanted` of them have a window, or all are done.
+
+    Returns how many windows each has, in the order in which documents take turns.
+    """
+    windows: dict[int, int] = {}
+    waiting = spread(chosen)
+    while waiting and len(windows) < wanted:
+        missing = wanted - len(windows)
+        turn, waiting = waiting[:missing], waiting[missing:]
+        counts = {}
+        texts = _texts(file, path, sorted(turn))
+        for index in progress(sorted(turn), "tokenising"):
+            tokens = encoder.encode(next(texts))
+            if count := encoder.windows(len(tokens)):
+                counts[index] = count
+                spill.write(index, tokens)
+        windows |= {index: counts[index] for index in turn if index in counts}
+    return windows
+
+
+def _texts(file: pq.ParquetFile, path: Path, rows: list[int]) -> Iterator[str]:
+    """The texts at `rows`, which are in order; holds one row group at a time."""
+    first, rows = 0, deque(rows)
+    for group in range(file.num_row_groups):
+        after = first + file.metadata.row_group(group).num_rows
+        if rows and rows[0] < after:
+            texts = read_columns(path, file, ["text"], group)["text"]
+            while rows and rows[0] < after:
+                yield texts[rows.popleft() - first].as_py()
+        first = after
+
+
+def _windows(encoder: _Encoder, tokens: np.ndarray, quota: int) -> Iterator[np.ndarray]:
+    """`quota` windows of a document's tokens, at even distances."""
+    count = encoder.windows(len(tokens))
+    return (encoder.window(tokens, (2 * i + 1) * count // (2 * quota)) for i in range(quota))
+
+
+def _write(path: Path, rows: Iterable[tuple[str, np.ndarray]], schema: pa.Schema) -> None:
+    with table_writer(path, schema) as writer:
+        numbered = enumerate(rows)
+        while group := list(itertools.islice(numbered, _ROW_GROUP_SEQUENCES)):
+            columns = {
+                "document": [document for _, (document, _) in group],
+                "sequence": [number for number, _ in group],
+                "tokens": [tokens for _, (_, tokens) in group],
+            }
+            writer.write_table(pa.table(columns, schema=schema))

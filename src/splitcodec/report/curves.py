@@ -1,0 +1,252 @@
+"""Rate-distortion curves and what is read off them: BD-rate, and rate ratios at equal perplexity.
+
+A curve is all points of one codec at one split: a learned codec over λ (`klt`), or the quantisers
+of one lossless coder over their bits (`int + zstd`). Rates are file bits per token; quality is
+minus the cross-entropy in nats, so equal cross-entropy means equal perplexity. Interpolation is of
+the logarithm of the rate against the cross-entropy, as in Bjøntegaard 2001 (VCEG-M33), and never
+leaves the measured range. Curves of several seeds are averaged for each λ first.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import bjontegaard
+import numpy as np
+import pandas as pd
+from scipy.interpolate import PchipInterpolator
+
+from splitcodec.codecs.catalogue import CODERS, is_baseline
+
+ANCHOR = "int + zstd"
+"""The curve that the others are compared with."""
+ANCHOR_POINT = "int4"
+"""The point of the anchor for the headline: int4 in groups of 32."""
+MINIMUM_POINTS = 3
+"""Akima interpolation of fewer points is a straight line, and a mean over it says little."""
+
+_GRID = 512
+_AVERAGED = ["bits_per_token_file", "cross_entropy", "cross_entropy_low", "cross_entropy_high"]
+_BASELINES = [f"{kind} + {coder}" for kind in ("int", "fp16") for coder in reversed(CODERS)]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of one codec of one model and split; `points` has the columns of points.csv."""
+
+    model: str
+    split: int
+    name: str
+    points: pd.DataFrame
+
+    @cached_property
+    def mean(self) -> pd.DataFrame:
+        """One row a (codec, λ), averaged over seeds, in order of rate.
+
+        Columns codec, lambda, bits_per_token_file, cross_entropy with its interval's ends (each
+        averaged), and `optimal`: whether no other row has a lower rate and a lower cross-entropy.
+        """
+        groups = self.points.groupby(["codec", "lambda"], dropna=False, as_index=False)
+        means = groups[_AVERAGED].mean()
+        means = means.sort_values(["bits_per_token_file", "cross_entropy"], ignore_index=True)
+        best_before = means["cross_entropy"].cummin().shift(fill_value=math.inf)
+        return means.assign(optimal=means["cross_entropy"] < best_before)
+
+    @cached_property
+    def front(self) -> pd.DataFrame:
+        """The Pareto-optimal rows of `mean`: the cross-entropy falls strictly as the rate grows."""
+        return self.mean[self.mean["optimal"]]
+
+    @property
+    def quality_range(self) -> tuple[float, float]:
+        """Lowest and highest cross-entropy, in nats, between which the curve is known."""
+        return float(self.front["cross_entropy"].min()), float(self.front["cross_entropy"].max())
+
+    @cached_property
+    def _log_rate(self) -> PchipInterpolator:
+        front = self.front.iloc[::-1]
+        return PchipInterpolator(front["cross_entropy"], np.log(front["bits_per_token_file"]))
+
+
+@dataclass(frozen=True)
+class BdRate:
+    """Mean relative difference of rate at equal quality, in percent: negative is cheaper.
+
+    `low` and `high` are the ends of the common range in nats of cross-entropy; `overlap` is its
+    share of the range that the two curves span together.
+    """
+
+    percent: float
+    low: float
+    high: float
+    overlap: float
+
+
+@dataclass(frozen=True)
+class RateRatio:
+    """Rate of one curve over that of another at equal cross-entropy, within the common range.
+
+    `smallest` is taken over the common range, at cross-entropy `smallest_at` (nats);
+    `at_points` has the ratio at each point of the anchor that lies in the test's range, by codec
+    (the points of a baseline's curve differ in nothing else).
+    """
+
+    smallest: float
+    smallest_at: float
+    at_points: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A curve against `int + zstd` of the same model and split; None where they do not compare."""
+
+    curve: Curve
+    bd: BdRate | None
+    ratio: RateRatio | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A codec's rate against int4 in groups of 32 with Zstandard, at that point's perplexity."""
+
+    model: str
+    split: int
+    name: str
+    ratio: float
+    rate: float
+    anchor_rate: float
+    perplexity: float
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Model and split."""
+        return self.model, self.split
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in words, for people."""
+        return (
+            f"{self.model}, split {self.split}: {self.name} needs {self.ratio:.2f} of the bits of "
+            f"int4-groups-of-32 + Zstandard at equal perplexity ({self.rate:,.0f} against "
+            f"{self.anchor_rate:,.0f} bits per token at perplexity {self.perplexity:.2f})"
+        )
+
+
+def curve_name(codec: str, coder: str) -> str:
+    """Name of the curve a point belongs to: `klt`, `int + zstd`, `fp16 + raw`, …"""
+    if not is_baseline(codec):
+        return codec
+    return f"{'int' if codec.startswith('int') else codec} + {coder}"
+
+
+def name_order(name: str) -> tuple[bool, int, str]:
+    """Sort key of curve names: learned codecs, then integers, then fp16; best coder first."""
+    if name in _BASELINES:
+        return True, _BASELINES.index(name), name
+    return False, 0, name
+
+
+def curves_of(points: pd.DataFrame) -> list[Curve]:
+    """All curves in a table of points, by model and split, in the order of `name_order`."""
+    names = [curve_name(*pair) for pair in zip(points["codec"], points["coder"], strict=True)]
+    groups = points.groupby(["model", "split", pd.Series(names, points.index)])
+    curves = [Curve(model, int(split), name, rows) for (model, split, name), rows in groups]
+    return sorted(curves, key=lambda curve: (curve.model, curve.split, name_order(curve.name)))
+
+
+def bd_rate(anchor: Curve, test: Curve) -> BdRate | None:
+    """Bjøntegaard delta rate of `test` against `anchor` with Akima interpolation.
+
+    None where either curve has fewer than three Pareto-optimal points or they do not overlap.
+    """
+    low, high = _common(anchor, test)
+    if min(len(anchor.front), len(test.front)) < MINIMUM_POINTS or low >= high:
+        return None
+    percent = bjontegaard.bd_rate(
+        anchor.front["bits_per_token_file"],
+        -anchor.front["cross_entropy"],
+        test.front["bits_per_token_file"],
+        -test.front["cross_entropy"],
+        method="akima",
+        require_matching_points=False,
+        min_overlap=0,
+    )
+    ends = [*anchor.quality_range, *test.quality_range]
+    return BdRate(float(percent), low, high, (high - low) / (max(ends) - min(ends)))
+
+
+def rate_at(curve: Curve, cross_entropy: float) -> float | None:
+    """File bits per token of `curve` at `cross_entropy` nats, by monotone interpolation (PCHIP).
+
+    None outside the measured range.
+    """
+    low, high = curve.quality_range
+    if not low <= cross_entropy <= high:
+        return None
+    return float(_rates(curve, np.array([cross_entropy]))[0])
+
+
+def rate_ratio(test: Curve, anchor: Curve) -> RateRatio | None:
+    """Rate of `test` over `anchor` at equal perplexity; None where their ranges do not meet."""
+    low, high = _common(anchor, test)
+    if low > high:
+        return None
+    inside = np.concatenate([curve.front["cross_entropy"] for curve in (test, anchor)])
+    inside = inside[(inside >= low) & (inside <= high)]
+    qualities = np.union1d(inside, np.linspace(low, high, _GRID))
+    ratios = _rates(test, qualities) / _rates(anchor, qualities)
+    at_points = {
+        row.codec: rate / row.bits_per_token_file
+        for row in anchor.mean.itertuples()
+        if (rate := rate_at(test, row.cross_entropy)) is not None
+    }
+    smallest = int(np.argmin(ratios))
+    return RateRatio(float(ratios[smallest]), float(qualities[smallest]), at_points)
+
+
+def compare(points: pd.DataFrame) -> list[Comparison]:
+    """Every curve of the table against its anchor, in the order of `curves_of`."""
+    curves = curves_of(points)
+    anchors = {(curve.model, curve.split): curve for curve in curves if curve.name == ANCHOR}
+    found = []
+    for curve in curves:
+        anchor = anchors.get((curve.model, curve.split))
+        known = anchor is not None and curve.name != ANCHOR
+        bd = bd_rate(anchor, curve) if known else None
+        found.append(Comparison(curve, bd, rate_ratio(curve, anchor) if known else None))
+    return found
+
+
+def headlines(points: pd.DataFrame) -> list[Headline]:
+    """Every learned codec against int4-groups-of-32 + Zstandard, smallest ratio first.
+
+    Codecs whose range does not hold that point's cross-entropy have no headline.
+    """
+    curves = curves_of(points)
+    rows = {
+        (anchor.model, anchor.split): row
+        for anchor in curves
+        if anchor.name == ANCHOR
+        for row in anchor.mean[anchor.mean["codec"] == ANCHOR_POINT].itertuples()
+    }
+    found = []
+    for curve in curves:
+        row = rows.get((curve.model, curve.split))
+        if row is None or curve.name in _BASELINES:
+            continue
+        if (rate := rate_at(curve, row.cross_entropy)) is not None:
+            anchor_rate = row.bits_per_token_file
+            numbers = (rate / anchor_rate, rate, anchor_rate, math.exp(row.cross_entropy))
+            found.append(Headline(curve.model, curve.split, curve.name, *numbers))
+    return sorted(found, key=lambda headline: headline.ratio)
+
+
+def _common(one: Curve, other: Curve) -> tuple[float, float]:
+    ranges = (one.quality_range, other.quality_range)
+    return max(low for low, _ in ranges), min(high for _, high in ranges)
+
+
+def _rates(curve: Curve, cross_entropies: np.ndarray) -> np.ndarray:
+    if len(curve.front) == 1:  # only ever asked at its own point
+        return np.full(len(cross_entropies), curve.front["bits_per_token_file"].iloc[0])
+    return np.exp(curve._log_rate(cross_entropies))

@@ -1,0 +1,262 @@
+"""The table of points: one row a point, the contract between the pipeline and all its readers.
+
+Evaluation rows, timings and codec descriptions are joined by (model, split, codec, variant, coder);
+`COLUMNS` says what each column means and in which unit, and goes into the Parquet metadata.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from splitcodec import __version__
+from splitcodec.errors import InputError
+from splitcodec.files import atomic_path, read_json
+
+EVALUATION, LATENCY, CODEC, RUN = "evaluation", "latency", "codec.json", "run"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, unit, meaning, and the artefact it is copied from."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+    source: str = EVALUATION
+
+
+TEXT, INTEGER, NUMBER = "string", "Int64", "float64"
+
+COLUMNS = (
+    Column("experiment", TEXT, "", "name of the experiment", RUN),
+    Column("model", TEXT, "", "name of the language model"),
+    Column("split", INTEGER, "blocks", "k: blocks 0 to k-1 are the front, the rest is the back"),
+    Column("codec", TEXT, "", "what codes the representation: learned, or fp16 or intN unlearned"),
+    Column("coder", TEXT, "", "lossless coder: ans, or raw, deflate, zstd for the baselines"),
+    Column("mode", TEXT, "", "frozen: the model's weights stay; none: nothing is learned"),
+    Column("lambda", NUMBER, "nats/bit", "λ: divergence that one bit is worth; empty if unlearned"),
+    Column("seed", INTEGER, "", "seed of the codec's training; empty if unlearned"),
+    Column("partition", TEXT, "", "partition of the text that was evaluated"),
+    Column("tokens", INTEGER, "tokens", "evaluated tokens; the first of each sequence counts"),
+    Column("documents", INTEGER, "documents", "evaluated documents"),
+    Column(
+        "bits_per_token_estimated",
+        NUMBER,
+        "bits/token",
+        "minus log2 likelihood under the codec's densities; empty where there is no model",
+    ),
+    Column("bits_per_token_payload", NUMBER, "bits/token", "entropy-coded bytes only"),
+    Column("bits_per_token_file", NUMBER, "bits/token", "whole container file; the rate we report"),
+    Column("cross_entropy", NUMBER, "nats/token", "of the next token, from what was decoded"),
+    Column("cross_entropy_low", NUMBER, "nats/token", "lower end of its 95 % interval"),
+    Column("cross_entropy_high", NUMBER, "nats/token", "upper end, by bootstrap over documents"),
+    Column("perplexity", NUMBER, "", "exp of the cross-entropy"),
+    Column("cross_entropy_uncoded", NUMBER, "nats/token", "of the unsplit model, same tokens"),
+    Column("kl", NUMBER, "nats/token", "divergence of the coded prediction from the uncoded"),
+    Column("kl_low", NUMBER, "nats/token", "lower end of its 95 % interval"),
+    Column("kl_high", NUMBER, "nats/token", "upper end, by bootstrap over documents"),
+    Column("top1_agreement", NUMBER, "share", "tokens whose likeliest prediction stays the same"),
+    Column("encode_ms_per_token", NUMBER, "ms/token", "representation to bytes", LATENCY),
+    Column("decode_ms_per_token", NUMBER, "ms/token", "bytes to representation", LATENCY),
+    Column(
+        "network_ms_per_token",
+        NUMBER,
+        "ms/token",
+        "share of encoding plus decoding spent in transforms and networks",
+        LATENCY,
+    ),
+    Column(
+        "coder_ms_per_token",
+        NUMBER,
+        "ms/token",
+        "share of encoding plus decoding spent in the lossless coder",
+        LATENCY,
+    ),
+    Column("train_seconds", NUMBER, "s", "wall time of fitting the codec", CODEC),
+    Column("codec_hash", TEXT, "", "hash of the codec that made and read the file"),
+    Column("data_hash", TEXT, "", "hash of the evaluated tokens"),
+    Column("git_commit", TEXT, "", "commit of the code", RUN),
+    Column("hardware", TEXT, "", "on which the times were measured", LATENCY),
+)
+NAMES = [column.name for column in COLUMNS]
+ORDER = ["model", "split", "codec", "coder", "lambda", "seed"]
+OPTIONAL = {"lambda", "seed", "bits_per_token_estimated", "git_commit"}
+
+_ARROW = {TEXT: pa.string(), INTEGER: pa.int64(), NUMBER: pa.float64()}
+
+
+def collect(
+    experiment: str,
+    evaluations: list[Path],
+    codecs: list[Path],
+    latencies: list[Path],
+    git_commit: str,
+    csv: Path,
+    parquet: Path,
+) -> None:
+    """Join the artefacts of all points into `csv` and `parquet`.
+
+    `evaluations` are `evaluation/<model>/split<k>/<codec>/<variant>.json`, `codecs` are
+    `codecs/<model>/split<k>/<codec>/<variant>/codec.json`, `latencies` are
+    `latency/<model>/split<k>.json`: the places name what the points belong to. Raises InputError
+    that names the point when one of the three is missing, or the codec changed after evaluation.
+    """
+    described = {_codec_key(path): read_json(path) for path in codecs}
+    timed = _timings(latencies)
+    rows = []
+    for path in evaluations:
+        key = _evaluation_key(path)
+        codec = _needed(described, key, f"codec.json of {_said(key)}", "train")
+        if not (points := _field(path, read_json(path), "points")):
+            raise InputError(f"{path} holds no points; delete it and rerun")
+        for point in points:
+            rows.append(_row(path, key, point, codec, timed))
+            rows[-1] |= {"experiment": experiment, "git_commit": git_commit}
+    if unused := described.keys() - {_evaluation_key(path) for path in evaluations}:
+        raise InputError(f"no evaluation of {_said(min(unused))}; rerun its evaluation")
+    if not rows:
+        raise InputError("no evaluations to collect; name codecs or baselines in the parameters")
+    table = _checked(pd.DataFrame(rows), "what was evaluated")
+    _write(table.sort_values(ORDER, ignore_index=True), csv, parquet)
+
+
+def read_points(path: Path) -> pd.DataFrame:
+    """Read points.csv or points.parquet, with exactly the columns and types of `COLUMNS`.
+
+    Raises InputError when the file is missing, damaged, or is not a table of points.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; run the experiment first")
+    try:
+        table = pq.read_table(path).to_pandas() if path.suffix == ".parquet" else _read_csv(path)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise InputError(f"{path} is damaged ({_line(error)}); collect the points again") from None
+    return _checked(table, str(path))
+
+
+def perplexity_increase(points: pd.DataFrame) -> pd.Series:
+    """Relative increase of perplexity over the uncoded model, in percent."""
+    uncoded = points["cross_entropy_uncoded"]
+    return 100 * np.expm1(points["cross_entropy"] - uncoded)
+
+
+def hardware_name(hardware: dict[str, Any]) -> str:
+    """One line for `hardware` of a latency file, such as `EPYC, 2 threads, 23 GiB, cpu`."""
+    memory = f"{hardware['memory_gib']:.0f} GiB"
+    return f"{hardware['cpu']}, {hardware['threads']} threads, {memory}, {hardware['device']}"
+
+
+def _codec_key(path: Path) -> tuple[str, ...]:
+    """(model, split<k>, codec, variant) of codecs/<model>/split<k>/<codec>/<variant>/codec.json."""
+    return path.parts[-5:-1]
+
+
+def _evaluation_key(path: Path) -> tuple[str, ...]:
+    """(model, split<k>, codec, variant) of evaluation/<model>/split<k>/<codec>/<variant>.json."""
+    return (*path.parts[-4:-1], path.name.removesuffix(".json"))
+
+
+def _said(key: Iterable[str]) -> str:
+    return " ".join(key)
+
+
+def _timings(latencies: list[Path]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Rows of the latency files by (model, split<k>, codec, variant, coder), with the hardware."""
+    rows = {}
+    for path in latencies:
+        document = read_json(path)
+        hardware = hardware_name(_field(path, document, "hardware"))
+        for point in _field(path, document, "points"):
+            place = [_field(path, point, name) for name in ("codec", "variant", "coder")]
+            rows[(path.parent.name, path.stem, *place)] = point | {"hardware": hardware}
+    return rows
+
+
+def _row(
+    path: Path,
+    key: tuple[str, ...],
+    point: dict[str, Any],
+    codec: dict[str, Any],
+    timed: dict[tuple[str, ...], dict[str, Any]],
+) -> dict[str, Any]:
+    """What evaluation, latency and codec say of one point."""
+    key = (*key, _field(path, point, "coder"))
+    timing = _needed(timed, key, f"time for {_said(key)} in {key[1]}.json", "latency")
+    if codec.get("hash") != _field(path, point, "codec_hash"):
+        raise InputError(f"{path} was made with another codec than the one there; rerun evaluation")
+    sources = {EVALUATION: point, LATENCY: timing, CODEC: codec}
+    return {
+        column.name: _field(f"{column.source} of {_said(key)}", sources[column.source], column.name)
+        for column in COLUMNS
+        if column.source in sources
+    }
+
+
+def _needed(rows: dict, key: tuple[str, ...], what: str, phase: str) -> Any:
+    if key not in rows:
+        raise InputError(f"no {what}; rerun the {phase} phase")
+    return rows[key]
+
+
+def _field(where: Path | str, document: Any, name: str) -> Any:
+    if not isinstance(document, dict) or name not in document:
+        raise InputError(f"{where} has no {name!r}; delete it and rerun the step that makes it")
+    return document[name]
+
+
+def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Exactly the columns and types of `COLUMNS`, with no gap where a value is required."""
+    if missing := [name for name in NAMES if name not in table.columns]:
+        more = " …" if len(missing) > 3 else ""
+        raise InputError(
+            f"{where} is not a table of points: no column {', '.join(missing[:3])}{more}; "
+            "collect the points again"
+        )
+    try:
+        table = table[NAMES].astype({column.name: column.dtype for column in COLUMNS})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where} has a value of a wrong type ({_line(error)})") from None
+    required = table[[name for name in NAMES if name not in OPTIONAL]]
+    gaps = list(required.columns[(required.isna() | (required == "")).any()])
+    if gaps or table.empty:
+        what = f"gaps in {', '.join(gaps[:3])}" if gaps else "no points"
+        raise InputError(f"{where} has {what}; collect the points again")
+    return table
+
+
+def _line(error: Exception) -> str:
+    return f"{' '.join(str(error).split()):.120}"
+
+
+def _write(table: pd.DataFrame, csv: Path, parquet: Path) -> None:
+    meaning = {
+        "kind": "points",
+        "splitcodec": __version__,
+        "columns": {c.name: {"unit": c.unit, "meaning": c.meaning} for c in COLUMNS},
+    }
+    fields = [
+        pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning})
+        for c in COLUMNS
+    ]
+    schema = pa.schema(fields, metadata={"splitcodec": json.dumps(meaning, ensure_ascii=False)})
+    with atomic_path(csv) as temporary:
+        table.to_csv(temporary, index=False)
+    with atomic_path(parquet) as temporary:
+        pq.write_table(
+            pa.Table.from_pandas(table, schema=schema, preserve_index=False).cast(schema), temporary
+        )
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # Everything as text first: a hash of digits must not become a number, nor `none` a gap.
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numeric = [c.name for c in COLUMNS if c.dtype != TEXT and c.name in text.columns]
+    return text.assign(**{name: pd.to_numeric(text[name].replace("", None)) for name in numeric})

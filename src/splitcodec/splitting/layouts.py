@@ -1,0 +1,51 @@
+"""Where the parts of each transformers architecture are called what.
+
+One entry a base model class. To support another causal language model, register its layout:
+
+    register("MistralModel", Layout(blocks="layers", norm="norm"))
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from splitcodec.errors import ArchitectureError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Attribute names inside a base model such as `LlamaModel`.
+
+    `blocks`: the list of transformer blocks; `norm`: the normalisation after the last block;
+    `positions`: an embedding of positions that forward() adds to the input embeddings, or None
+    when positions enter by rotation inside the blocks.
+    """
+
+    blocks: str
+    norm: str
+    positions: str | None = None
+
+
+_LAYOUTS: dict[str, Layout] = {}
+
+
+def register(base_model: str, layout: Layout) -> None:
+    """Teach the splitter the layout of a base model class, by the class's name."""
+    _LAYOUTS[base_model] = layout
+
+
+def layout_of(base_model: nn.Module) -> Layout:
+    """The layout of a base model; raises ArchitectureError for an unregistered class."""
+    name = type(base_model).__name__
+    if name not in _LAYOUTS:
+        raise ArchitectureError(
+            f"do not know how to split a {name}; known are {', '.join(sorted(_LAYOUTS))}. Register "
+            f"it: splitcodec.splitting.layouts.register({name!r}, Layout(blocks=…, norm=…))"
+        )
+    return _LAYOUTS[name]
+
+
+for _name in ("LlamaModel", "MistralModel", "Qwen2Model"):
+    register(_name, Layout(blocks="layers", norm="norm"))
+register("GPT2Model", Layout(blocks="h", norm="ln_f", positions="wpe"))
+register("GPTNeoXModel", Layout(blocks="layers", norm="final_layer_norm"))

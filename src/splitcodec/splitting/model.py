@@ -1,0 +1,168 @@
+"""The split model: any causal language model of transformers, cut between two blocks.
+
+Front and back are the model's own forward run over part of its block list, so masks, rotations
+and caches stay those of the library, and the split forward equals the unsplit forward exactly.
+Weights are shared, nothing is copied. Shapes: tokens (batch, tokens), representation
+(batch, tokens, channels), logits (batch, tokens, vocabulary).
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.splitting.layouts import layout_of
+
+
+class _NoPositions(nn.Module):
+    """Stands in for a position embedding where positions have been added already."""
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return positions.new_zeros(*positions.shape, 1)
+
+
+class SplitModel(nn.Module):
+    """A causal language model that can be run in two parts, split before any block."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval()
+        base = model.base_model
+        self._layout = layout_of(base)
+        self._all_blocks: nn.ModuleList = getattr(base, self._layout.blocks)
+
+    @classmethod
+    def load(cls, directory: Path, dtype: str = "float32", device: str = "cpu") -> "SplitModel":
+        """Load from a directory in Hugging Face format; raises InputError if it cannot be."""
+        if not (directory / "config.json").is_file():
+            raise InputError(f"{directory} holds no model (no config.json); fetch it first")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"cannot load {directory} as a causal language model: {reason:.300}"
+            ) from None
+        except Exception as error:
+            # safetensors raises a class of its own that derives from Exception alone.
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise InputError(
+                f"{directory} is damaged ({error}); delete it and fetch again"
+            ) from None
+        return cls(model.requires_grad_(False).to(device))
+
+    @property
+    def blocks(self) -> int:
+        """Number of transformer blocks N; a split at N leaves only final norm and head behind."""
+        return len(self._all_blocks)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the representation."""
+        return self.model.config.hidden_size
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self.model.config.vocab_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the model computes."""
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.device
+
+    def check_split(self, split: int) -> None:
+        """Raise SettingsError unless 1 ≤ split ≤ N."""
+        if not 1 <= split <= self.blocks:
+            raise SettingsError(
+                f"split {split} is out of range: this model has {self.blocks} blocks, "
+                f"so a split is between 1 and {self.blocks}"
+            )
+
+    def front(self, tokens: Tensor, split: int) -> Tensor:
+        """The representation between block split-1 and block split."""
+        return self.fronts(tokens, [split])[split]
+
+    def fronts(self, tokens: Tensor, splits: Sequence[int]) -> dict[int, Tensor]:
+        """The representations at several splits, from one forward pass."""
+        for split in splits:
+            self.check_split(split)
+        if int(tokens.max()) >= self.vocabulary or int(tokens.min()) < 0:
+            raise InputError("tokens outside the model's vocabulary: tokenised for another model?")
+        found: dict[int, Tensor] = {}
+
+        def keep(split: int) -> callable:
+            def hook(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
+                found[split] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        handles = [self._all_blocks[k - 1].register_forward_hook(keep(k)) for k in splits]
+        try:
+            self._run(0, max(splits), input_ids=tokens.to(self.device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def middle(self, representation: Tensor, split: int, later: int) -> Tensor:
+        """The representation at split `later` that follows from the one at `split`."""
+        self.check_split(split)
+        self.check_split(later)
+        return self._run(split, later, inputs_embeds=self._cast(representation))
+
+    def final_states(self, representation: Tensor, split: int) -> Tensor:
+        """What the head reads, (batch, tokens, channels): the back up to and with the norm."""
+        self.check_split(split)
+        return self._run(split, None, inputs_embeds=self._cast(representation))
+
+    def head(self, states: Tensor) -> Tensor:
+        """Logits (…, vocabulary) of final states (…, channels)."""
+        return self.model.get_output_embeddings()(states)
+
+    def back(self, representation: Tensor, split: int) -> Tensor:
+        """The logits that follow from a representation at `split`."""
+        return self.head(self.final_states(representation, split))
+
+    def _cast(self, representation: Tensor) -> Tensor:
+        return representation.to(self.device, self.dtype)
+
+    def _run(self, first: int, last: int | None, **inputs: Tensor) -> Tensor:
+        """Run blocks first … last-1 of the base model; without `last`, to the end with the norm.
+
+        A part that starts after the first block adds no positions.
+        """
+        base, layout = self.model.base_model, self._layout
+        part = copy.copy(base)
+        part._modules = dict(base._modules)
+        setattr(part, layout.blocks, self._all_blocks[first:last])
+        if last is not None:
+            setattr(part, layout.norm, nn.Identity())
+        if first > 0 and layout.positions:
+            setattr(part, layout.positions, _NoPositions())
+        return part(**inputs, use_cache=False).last_hidden_state
+
+
+def check_context(model: SplitModel, tokens: int) -> None:
+    """Raise SettingsError when sequences are longer than the model's learned positions reach."""
+    limit = getattr(model.model.config, "max_position_embeddings", None)
+    if limit is not None and tokens > limit:
+        raise SettingsError(
+            f"sequences of {tokens} tokens exceed the model's context of {limit}; "
+            "lower text.sequence_length"
+        )

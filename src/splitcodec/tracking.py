@@ -1,0 +1,362 @@
+"""MLflow as a view of the artefacts: what the table of points says, browsable and comparable.
+
+One experiment; a parent run a curve (model, split, codec), a child run a point. Nothing is computed
+here that is not in the artefacts, so the store may be deleted at any time and made again. Each run
+carries the key of what it shows and digests of what was written, so a rerun, even after a kill,
+continues its runs: unchanged ones are left alone, changed ones updated, vanished ones deleted.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from splitcodec.errors import InputError
+from splitcodec.files import read_json, sha256_of_file, write_json
+from splitcodec.report.curves import ANCHOR_POINT, Comparison, Curve, compare
+from splitcodec.report.figures import style_of
+from splitcodec.report.table import COLUMNS, NUMBER, perplexity_increase, read_points
+from splitcodec.tracking_views import page, views
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+GOOD_ENOUGH = 5.0
+"""Percent of perplexity that the point shown by a parent run may lose."""
+
+_KEY, _RESULTS = "splitcodec.key", "splitcodec.results"
+_FIXED, _DIGEST = "splitcodec.fixed", "splitcodec.digest"
+_PARENT, _NOTE, _COLOUR = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
+_METRICS = [c.name for c in COLUMNS if c.dtype == NUMBER and c.name != "lambda"]
+_METRICS.append("perplexity_increase_percent")
+_PARAMETERS = ("model", "split", "codec", "coder", "mode", "lambda", "seed", "partition")
+_TAGS = ("data_hash", "git_commit", "hardware")
+_BATCH = 900  # MLflow takes at most 1,000 metrics at once
+
+_EXPERIMENT_NOTE = """\
+Rate and distortion of split inference. One parent run a curve, one child run a point.
+
+- `bits_per_token_file`: the whole container file, what a point costs
+- `perplexity`, `perplexity_increase_percent`: of the model on what a fresh process decoded
+- cross-entropy and `kl` are in nats per token, rates in bits per token, times in ms per token
+
+A parent run shows the cheapest point of its curve within +5 % perplexity, or else the point of the
+lowest perplexity. **Views** (top right) has a table of curves and, for each split, charts to open
+with the chart button. The rate-distortion figure is in `figures/` among a parent run's artifacts.
+"""
+
+
+@dataclass(frozen=True)
+class WantedRun:
+    """What a run should show, in MLflow's terms.
+
+    `history` is (metric, value, step); `seconds` is what the page shows as the run's duration.
+    """
+
+    key: str
+    name: str
+    model: str
+    split: int
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    parent: str | None = None
+    history: tuple[tuple[str, float, int], ...] = ()
+    artefacts: tuple[Path, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def fixed(self) -> str:
+        """Digest of parameters and training history, which MLflow cannot take back."""
+        return _digest(self.parameters, self.history)
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything else."""
+        files = [(path.name, sha256_of_file(path)) for path in self.artefacts]
+        return _digest(self.name, self.metrics, self.tags, self.seconds, files)
+
+
+def track(
+    experiment: str,
+    points: Path,
+    figures: list[Path],
+    trainings: list[Path],
+    runs: Path,
+    tracking_uri: str | None = None,
+) -> None:
+    """Make the MLflow experiment `experiment` show the table `points`; record run ids in `runs`.
+
+    `figures` are what `figures.draw` returned; each parent run gets those of its model and split.
+    `trainings` are training.jsonl files, each beside its codec.json. The store is `tracking_uri`,
+    else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. Raises InputError if it cannot be used.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    shown = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)  # passwords stay out of artefacts
+    wanted = wanted_runs(read_points(points), figures, trainings)
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # MLflow's own seven retries keep a mistyped address silent for four minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        store = _Store(uri, shown, experiment, runs)
+        ids = store.show(wanted)
+        store.save_views(views(dict.fromkeys((run.model, run.split) for run in wanted)))
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        reason = " ".join(str(error).replace(uri, shown).split())
+        raise InputError(
+            f"MLflow cannot use {shown} ({reason:.160}); check MLFLOW_TRACKING_URI, or move that "
+            "store away and rerun"
+        ) from None
+    record = {"tracking_uri": shown, "experiment": experiment, "experiment_id": store.experiment}
+    write_json(runs, record | _how_to_open(shown, store.experiment) | {"runs": ids})
+
+
+def _how_to_open(uri: str, experiment: str) -> dict[str, str | None]:
+    """The command that serves the store, if it needs one, and the address of its runs."""
+    if uri.startswith(("http://", "https://")):
+        return {"command": None, "page": page(uri, experiment)}
+    command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return {"command": command, "page": page("http://127.0.0.1:5000", experiment)}
+
+
+def wanted_runs(table: pd.DataFrame, figures: list[Path], trainings: list[Path]) -> list[WantedRun]:
+    """The runs that show `table`: each parent, then its children, in the order to be listed."""
+    table = table.assign(perplexity_increase_percent=perplexity_increase(table))
+    trained = dict(_trainings(trainings))
+    name_model, name_seed = table["model"].nunique() > 1, table["seed"].nunique() > 1
+    wanted = []
+    for item in compare(table):
+        place = f"{item.curve.model}/" if name_model else ""
+        place += f"split{item.curve.split}"
+        wanted.append(_parent(item, f"{place}/{item.curve.name}", figures))
+        rows = item.curve.points.sort_values(["lambda", "seed", "bits_per_token_file"])
+        for row in rows.to_dict("records"):
+            hyperparameters, history = trained.get(_place(row), ({}, ()))
+            child = _child(item.curve, row, place, name_seed)
+            parameters = child.parameters | hyperparameters
+            wanted.append(replace(child, parameters=parameters, history=history))
+    return wanted
+
+
+def _curve_key(curve: Curve) -> str:
+    return f"{curve.model}/split{curve.split}/{curve.name}"
+
+
+def _parent(item: Comparison, name: str, figures: list[Path]) -> WantedRun:
+    """The run of a curve, with the metrics of its best point and the comparison with int + zstd."""
+    curve, best = item.curve, _best(item.curve)
+    metrics = _metrics(best)
+    if item.bd:
+        metrics["bd_rate_percent_vs_int_zstd"] = item.bd.percent
+    if item.ratio and ANCHOR_POINT in item.ratio.at_points:
+        metrics["rate_ratio_to_int4_zstd"] = item.ratio.at_points[ANCHOR_POINT]
+    parameters = {"model": curve.model, "split": str(curve.split), "curve": curve.name}
+    note = f"Best point within +{GOOD_ENOUGH:.0f} % perplexity: {_said(best)}.\n\n{_listing(curve)}"
+    return WantedRun(
+        key=_curve_key(curve),
+        name=name,
+        model=curve.model,
+        split=curve.split,
+        parameters=parameters | {"codec": best["codec"], "coder": best["coder"]},
+        metrics=metrics,
+        tags=parameters | _tags(best, curve) | {"level": "curve", _NOTE: note},
+        seconds=float(curve.points["train_seconds"].sum()),
+        artefacts=tuple(f for f in figures if f.stem == f"rd-{curve.model}-split{curve.split}"),
+    )
+
+
+def _child(curve: Curve, row: dict[str, Any], place: str, name_seed: bool) -> WantedRun:
+    """The run of a point; its name says all, because charts show it without its parent."""
+    learned = not math.isnan(row["lambda"])
+    name = f"{row['codec']} λ={_decimal(row['lambda'])}" if learned else _baseline(row)
+    seed = f" seed={row['seed']}" if learned else ""
+    parameters = {name: row[name] for name in _PARAMETERS if pd.notna(row[name])}
+    if learned:
+        parameters["lambda"] = _decimal(row["lambda"])
+    places = {name: str(row[name]) for name in ("model", "split", "codec", "codec_hash")}
+    return WantedRun(
+        key=f"{_curve_key(curve)}/{name}{seed}",
+        name=f"{place}/{name}{seed if name_seed else ''}",
+        model=curve.model,
+        split=curve.split,
+        parameters={name: str(value) for name, value in parameters.items()},
+        metrics=_metrics(row),
+        tags=places | _tags(row, curve) | {"level": "point", _NOTE: f"{_said(row)}."},
+        parent=_curve_key(curve),
+        seconds=row["train_seconds"],
+    )
+
+
+def _baseline(row: dict[str, Any]) -> str:
+    return f"{row['codec']} + {row['coder']}"
+
+
+def _best(curve: Curve) -> dict[str, Any]:
+    """The cheapest point that is good enough, else the one of the lowest perplexity."""
+    good = curve.points[curve.points["perplexity_increase_percent"] <= GOOD_ENOUGH]
+    by = "bits_per_token_file" if len(good) else "perplexity"
+    return (good if len(good) else curve.points).sort_values(by).iloc[0].to_dict()
+
+
+def _metrics(row: dict[str, Any]) -> dict[str, float]:
+    return {name: float(row[name]) for name in _METRICS if pd.notna(row[name])}
+
+
+def _tags(row: dict[str, Any], curve: Curve) -> dict[str, str]:
+    source = {"mlflow.source.name": "splitcodec", "mlflow.source.git.commit": row["git_commit"]}
+    return {name: row[name] for name in _TAGS} | source | {_COLOUR: style_of(curve.name).colour}
+
+
+def _decimal(value: float) -> str:
+    """Without an exponent, so that names sort by value: 0.00003, not 3e-05."""
+    return f"{value:.12f}".rstrip("0").rstrip(".")
+
+
+def _said(row: dict[str, Any]) -> str:
+    learned = not math.isnan(row["lambda"])
+    what = f"{row['codec']} λ={_decimal(row['lambda'])}" if learned else _baseline(row)
+    return (
+        f"{what}: {row['bits_per_token_file']:,.1f} bits per token (file), perplexity "
+        f"{row['perplexity']:,.2f} ({row['perplexity_increase_percent']:+.1f} %)"
+    )
+
+
+def _listing(curve: Curve) -> str:
+    """The points as a Markdown list, cheapest first."""
+    rows = curve.points.sort_values("bits_per_token_file").to_dict("records")
+    return "\n".join(f"- {_said(row)}" for row in rows)
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What names a learned codec, in a row of the table as in codec.json."""
+    return tuple(row[name] for name in ("model", "split", "codec", "lambda", "seed"))
+
+
+def _trainings(paths: list[Path]) -> Iterator[tuple[tuple, tuple[dict[str, str], tuple]]]:
+    """Hyper-parameters and step metrics of each trained codec, by `_place`."""
+    for path in paths:
+        codec = read_json(path.with_name("codec.json"))
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            history = tuple(
+                (f"training/{line['phase']}_{name}", float(value), int(line["step"]))
+                for line in lines
+                for name, value in line.items()
+                if name not in ("phase", "step") and value is not None
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}); train that codec again") from None
+        hyperparameters = {f"codec.{k}": str(v) for k, v in codec["hyperparameters"].items()}
+        yield _place(codec), (hyperparameters, history)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Store:
+    """The experiment in an MLflow store, and those of its runs that show one results directory."""
+
+    def __init__(self, uri: str, shown: str, experiment: str, record: Path) -> None:
+        self.client = MlflowClient(tracking_uri=uri)
+        self.results = str(record.parent.resolve())
+        self.experiment = self._experiment(experiment)
+        self.runs = dict(self._known(record, shown))
+
+    def show(self, wanted: list[WantedRun]) -> dict[str, str]:
+        """Make the runs as wanted; returns the run id of each key."""
+        ids: dict[str, str] = {}
+        now = round(time.time() * 1000)
+        for number, run in enumerate(wanted):
+            # The run list shows the newest first, so the first of ours starts last.
+            started = now + len(wanted) - number
+            ids[run.key] = self._show(run, ids.get(run.parent), started)
+        for key, run in self.runs.items():
+            if key not in ids:
+                self.client.delete_run(run.info.run_id)
+        return ids
+
+    def save_views(self, tags: dict[str, str]) -> None:
+        """Save views of the runs page, unless they are there already."""
+        present = self.client.get_experiment(self.experiment).tags
+        for key, value in tags.items():
+            if present.get(key) != value:
+                self.client.set_experiment_tag(self.experiment, key, value)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            identity = self.client.create_experiment(name)
+            # Without its kind the page asks the user what sort of experiment this is.
+            kind = ("mlflow.experimentKind", "custom_model_development")
+            for key, value in (kind, (_NOTE, _EXPERIMENT_NOTE)):
+                self.client.set_experiment_tag(identity, key, value)
+            return identity
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _known(self, record: Path, uri: str) -> Iterator[tuple[str, Run]]:
+        """Our runs by key: those on record, and those of this directory that are not (a kill)."""
+        recorded = set()
+        if record.exists() and (former := read_json(record)).get("tracking_uri") == uri:
+            recorded = set(former.get("runs", {}).values())
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], max_results=1000, page_token=token)
+            for run in page:
+                tags = run.data.tags
+                ours = run.info.run_id in recorded or tags.get(_RESULTS) == self.results
+                if ours and _KEY in tags:
+                    yield tags[_KEY], run
+            if not (token := page.token):
+                return
+
+    def _show(self, run: WantedRun, parent: str | None, started: int) -> str:
+        tags = run.tags | {_KEY: run.key} | ({_PARENT: parent} if parent else {})
+        run = replace(run, tags=tags)
+        if (known := self.runs.get(run.key)) is not None:
+            run_id, written = known.info.run_id, known.data.tags
+            if written.get(_FIXED) == run.fixed:
+                if written.get(_RESULTS) != self.results:  # the directory was moved
+                    self.client.set_tag(run_id, _RESULTS, self.results)
+                if written.get(_DIGEST) != run.digest:
+                    self._write(known, run, first=False)
+                return run_id
+            self.client.delete_run(run_id)
+        tags = run.tags | {_RESULTS: self.results}
+        created = self.client.create_run(self.experiment, started, tags, run.name)
+        self._write(created, run, first=True)
+        return created.info.run_id
+
+    def _write(self, target: Run, run: WantedRun, first: bool) -> None:
+        """Log all of `run`; its digests last, so that a kill before them means: write again."""
+        run_id = target.info.run_id
+        now = round(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0) for name, value in run.metrics.items()]
+        if first:
+            metrics += [Metric(name, value, now, step) for name, value, step in run.history]
+        for start in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        for path in run.artefacts:
+            self.client.log_artifact(run_id, str(path), "figures")
+        parameters = [Param(name, value) for name, value in run.parameters.items()] if first else []
+        tags = run.tags | {_FIXED: run.fixed, _DIGEST: run.digest, "mlflow.runName": run.name}
+        self.client.log_batch(
+            run_id, params=parameters, tags=[RunTag(name, value) for name, value in tags.items()]
+        )
+        ended = target.info.start_time + round(1000 * run.seconds)
+        self.client.set_terminated(run_id, end_time=ended)

@@ -1,0 +1,72 @@
+"""Saved views of MLflow's runs page, so that it opens on curves and rate-distortion charts.
+
+A view is an experiment tag in the form that the page's own "Save view" writes (MLflow 3.17). A page
+that does not know it opens as ever; nothing else depends on views.
+"""
+
+import json
+from collections.abc import Iterable
+
+TAG = "mlflow.sharedViewState."
+TABLE = "curves"
+_RATE = "bits_per_token_file"
+_COLUMNS = (
+    _RATE,
+    "perplexity",
+    "perplexity_increase_percent",
+    "top1_agreement",
+    "decode_ms_per_token",
+    "rate_ratio_to_int4_zstd",
+    "bd_rate_percent_vs_int_zstd",
+)
+_CHARTS = ("perplexity", "kl", "top1_agreement", "decode_ms_per_token")
+_SECTION = "rate-distortion"
+
+
+def views(places: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """Experiment tags: a table of curves, and charts over the rate for each (model, split)."""
+    tags = {TAG + TABLE: _view("Curves", "")}
+    for model, split in places:
+        # The charts have linear axes only: fp16 and ruined points would squeeze all others.
+        wanted = (
+            f"tags.level = 'point' and params.model = '{model}' and params.split = '{split}' "
+            "and params.codec != 'fp16' and metrics.perplexity_increase_percent < 100"
+        )
+        name = f"Rate and distortion, {model}, split {split}"
+        tags[f"{TAG}{model}-split{split}"] = _view(name, wanted)
+    return tags
+
+
+def page(base: str, experiment: str) -> str:
+    """Address of the table of curves on the MLflow server at `base`."""
+    view = f"viewStateShareKey={TABLE}&workflowType=machine_learning"
+    return f"{base.rstrip('/')}/#/experiments/{experiment}/runs?{view}"
+
+
+def _view(name: str, wanted: str) -> str:
+    charts = [
+        {
+            "type": "SCATTER",
+            "uuid": f"{_SECTION}-{number}",
+            "metricSectionId": _SECTION,
+            "isGenerated": False,
+            "deleted": False,
+            "xaxis": {"key": _RATE, "type": "METRIC"},
+            "yaxis": {"key": metric, "type": "METRIC"},
+            "runsCountToCompare": 100,
+        }
+        for number, metric in enumerate(_CHARTS)
+    ]
+    section = {"uuid": _SECTION, "name": "Rate and distortion", "display": True}
+    state = {
+        "searchFilter": wanted,
+        # In order of a metric the page lists points by themselves, in order of time in their curve.
+        "orderByKey": f"metrics.`{_RATE}`" if wanted else "attributes.start_time",
+        "orderByAsc": bool(wanted),
+        "selectedColumns": [f"metrics.`{column}`" for column in _COLUMNS],
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        "compareRunSections": [section | {"isReordered": False}],
+    }
+    # A fixed date: the same artefacts give the same tags.
+    return json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})

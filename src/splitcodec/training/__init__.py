@@ -1,0 +1,1 @@
+"""Fitting codecs: sensitivity of the back, losses, the training loop and its checkpoints."""

@@ -1,0 +1,101 @@
+"""From names and files to a trained codec in its folder."""
+
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from splitcodec import __version__
+from splitcodec.activations.store import Activations
+from splitcodec.codecs.base import Codec, save_codec
+from splitcodec.codecs.catalogue import hyperparameters_of, is_baseline
+from splitcodec.codecs.hyperparameters import Hyperparameters, HyperpriorHyperparameters
+from splitcodec.codecs.registry import build_codec
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.files import write_text
+from splitcodec.settings import describe
+from splitcodec.splitting.model import SplitModel
+from splitcodec.training.fitting import Log, TrainingData, fit_closed_form, fit_hyperprior
+from splitcodec.training.sensitivity import load_sensitivity
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a codec, apart from the files it learns from."""
+
+    codec: str
+    rate_weight: float | None
+    seed: int
+    hyperparameters: Hyperparameters
+
+
+def recipe(codec: str, rate_weight: float | None, seed: int, changes: dict[str, Any]) -> Recipe:
+    """A checked recipe; raises SettingsError for an unknown codec, bad λ or hyper-parameter."""
+    if is_baseline(codec):
+        if rate_weight is not None:
+            raise SettingsError(f"{codec} has no λ; leave --lambda out")
+    elif rate_weight is None or not rate_weight > 0:
+        raise SettingsError(f"{codec} needs --lambda above zero, got {rate_weight}")
+    try:
+        hyperparameters = hyperparameters_of(codec).model_validate(changes)
+    except ValidationError as error:
+        raise SettingsError(f"hyper-parameters of {codec}: {describe(error)}") from None
+    return Recipe(codec, rate_weight, seed, hyperparameters)
+
+
+def train(
+    wanted: Recipe,
+    activations: Path,
+    sensitivity: Path | None,
+    references: Path | None,
+    model: SplitModel | None,
+    checkpoint: Path,
+    out: Path,
+) -> None:
+    """Fit the codec and write its folder; a baseline needs nothing but the activations' shape."""
+    stored = Activations(activations)
+    started = time.monotonic()
+    codec, log = _fit(wanted, stored, sensitivity, references, model, checkpoint)
+    learned = not is_baseline(wanted.codec)
+    meaning = {
+        "mode": "frozen" if learned else "none",
+        "lambda": wanted.rate_weight,
+        "seed": wanted.seed if learned else None,
+        **{key: stored.metadata[key] for key in ("model", "model_hash", "split", "data_hash")},
+        "train_seconds": round(time.monotonic() - started, 3),
+        "versions": {"splitcodec": __version__, "torch": torch.__version__}
+        | {name: version(name) for name in ("torch_ans", "transformers")},
+    }
+    save_codec(codec, out, meaning)
+    write_text(out / "training.jsonl", log.text())
+
+
+def _fit(
+    wanted: Recipe,
+    stored: Activations,
+    sensitivity: Path | None,
+    references: Path | None,
+    model: SplitModel | None,
+    checkpoint: Path,
+) -> tuple[Codec, Log]:
+    if is_baseline(wanted.codec):
+        return build_codec(wanted.codec, stored.channels, {}), Log()
+    if sensitivity is None:
+        raise InputError(f"{wanted.codec} needs --sensitivity; run `splitcodec sensitivity` first")
+    matrix, meaning = load_sensitivity(sensitivity)
+    split = stored.metadata["split"]
+    if meaning["split"] != split or len(matrix) != stored.channels:
+        raise InputError(f"{sensitivity} is of split {meaning['split']}, {stored.path} of {split}")
+    data = TrainingData(stored, matrix, split, model=model)
+    settings, rate_weight = wanted.hyperparameters, wanted.rate_weight
+    if not isinstance(settings, HyperpriorHyperparameters):
+        return fit_closed_form(settings, data, rate_weight, wanted.seed), Log()
+    if settings.polish_steps:
+        if model is None or references is None:
+            raise InputError("polishing needs --model and --references; or --set polish_steps=0")
+        data.references = Activations(references)
+    return fit_hyperprior(settings, data, rate_weight, wanted.seed, checkpoint)

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Qwen2Config,
+)
+
+from splitcodec.errors import ArchitectureError, InputError, SettingsError
+from splitcodec.splitting.model import SplitModel, check_context
+
+SMALL = dict(
+    vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32
+)
+CONFIGS = {
+    "llama": LlamaConfig(**SMALL, num_key_value_heads=2),
+    "mistral": MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=5),
+    "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2),
+    "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=4, n_head=4, n_positions=32),
+    "gpt_neox": GPTNeoXConfig(**SMALL),
+}
+
+
+def build(config, dtype=torch.float32):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    return build(CONFIGS[request.param])
+
+
+TOKENS = torch.randint(0, 50, (3, 11), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_split_forward_equals_unsplit_forward_exactly(model):
+    expected = model(TOKENS).logits
+    split_model = SplitModel(model)
+    for split in range(1, split_model.blocks + 1):
+        representation = split_model.front(TOKENS, split)
+        assert representation.shape == (3, 11, 16)
+        assert torch.equal(split_model.back(representation, split), expected)
+    assert torch.equal(model(TOKENS).logits, expected), "splitting changed the model"
+
+
+@torch.no_grad()
+def test_one_pass_gives_every_split(model):
+    split_model = SplitModel(model)
+    together = split_model.fronts(TOKENS, [1, 3, 4])
+    assert set(together) == {1, 3, 4}
+    for split, representation in together.items():
+        assert torch.equal(representation, split_model.front(TOKENS, split))
+
+
+@torch.no_grad()
+def test_bfloat16_splits_exactly():
+    model = build(CONFIGS["llama"], torch.bfloat16)
+    split_model = SplitModel(model)
+    representation = split_model.front(TOKENS, 2)
+    assert torch.equal(split_model.back(representation, 2), model(TOKENS).logits)
+
+
+@torch.no_grad()
+def test_right_padding_leaves_the_tokens_before_it_alone(model):
+    split_model = SplitModel(model)
+    padded = torch.cat([TOKENS, TOKENS.new_zeros(3, 4)], dim=1)
+    torch.testing.assert_close(
+        split_model.front(padded, 2)[:, :11], split_model.front(TOKENS, 2), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_gradients_reach_the_representation(model):
+    split_model = SplitModel(model)
+    representation = split_model.front(TOKENS, 2).detach().requires_grad_()
+    split_model.back(representation, 2).logsumexp(-1).sum().backward()
+    assert representation.grad.abs().sum() > 0
+
+
+def test_unknown_architecture_says_what_to_register():
+    config = OPTConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16
+    )
+    with pytest.raises(ArchitectureError, match=r"OPTModel.*register"):
+        SplitModel(build(config))
+
+
+@pytest.mark.parametrize("split", [0, -1, 5])
+def test_split_out_of_range(split):
+    with pytest.raises(SettingsError, match="between 1 and 4"):
+        SplitModel(build(CONFIGS["llama"])).front(TOKENS, split)
+
+
+def test_foreign_tokens_are_refused():
+    with pytest.raises(InputError, match="vocabulary"):
+        SplitModel(build(CONFIGS["llama"])).front(TOKENS + 50, 2)
+
+
+def test_too_long_sequences_are_refused():
+    with pytest.raises(SettingsError, match="context of 32"):
+        check_context(SplitModel(build(CONFIGS["gpt2"])), 33)
+
+
+def test_missing_and_damaged_models_give_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"no config\.json"):
+        SplitModel.load(tmp_path)
+    build(CONFIGS["llama"]).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="model") as caught:
+        SplitModel.load(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,68 @@
+"""One forward pass writes the representations at all splits; gradients tell what matters."""
+
+
+def splits_of(wildcards):
+    return MODELS[wildcards.model].splits
+
+
+# One rule a model, because the number of outputs is the model's number of splits.
+for name, settings in MODELS.items():
+
+    rule:
+        name:
+            f"extract_{name}"
+        input:
+            model=f"data/models/{name}",
+            tokens=f"{RESULTS}/tokens/{name}/{{partition}}.parquet",
+        output:
+            [
+                f"{RESULTS}/activations/{name}/{place}/{{partition}}.parquet"
+                for place in [*(f"split{k}" for k in settings.splits), "final"]
+            ],
+        log:
+            log_of(f"extract/{name}/{{partition}}"),
+        benchmark:
+            benchmark_of(f"extract/{name}/{{partition}}")
+        threads: 2
+        params:
+            args=flags(
+                split=settings.splits,
+                out=f"{RESULTS}/activations/{name}",
+                model_dtype=settings.dtype,
+                **SETTINGS.activations.model_dump(),
+            ),
+        message:
+            "extracting {wildcards.partition}"
+        shell:
+            "splitcodec extract --model {input.model} --tokens {input.tokens} {params.args}"
+            " > {log} 2>&1"
+
+    rule:
+        name:
+            f"sensitivity_{name}"
+        input:
+            model=f"data/models/{name}",
+            activations=[
+                store("train", f"split{k}").format(model=name) for k in settings.splits
+            ],
+        output:
+            [
+                f"{RESULTS}/sensitivity/{name}/split{k}.safetensors"
+                for k in settings.splits
+            ],
+        log:
+            log_of(f"sensitivity/{name}"),
+        benchmark:
+            benchmark_of(f"sensitivity/{name}")
+        threads: 2
+        params:
+            args=lambda wildcards, input, name=name: flags(
+                activations=input.activations,
+                out=f"{RESULTS}/sensitivity/{name}",
+                model_dtype=MODELS[name].dtype,
+                **SETTINGS.sensitivity.model_dump(),
+            ),
+        message:
+            "measuring sensitivity"
+        shell:
+            "splitcodec sensitivity --model {input.model} {params.args} > {log} 2>&1"

@@ -1,0 +1,23 @@
+"""Bounds of every split, from the training representations and the codecs' transforms."""
+
+
+rule bounds:
+    input:
+        activations=store("train"),
+        codecs=at_split(f"{RESULTS}/codecs/{{point}}/codec.json", list(CODECS)),
+    output:
+        f"{RESULTS}/bounds/{{model}}/split{{split}}.json",
+    log:
+        log_of("bounds/{model}/split{split}"),
+    benchmark:
+        benchmark_of("bounds/{model}/split{split}")
+    params:
+        args=lambda wildcards, input: flags(
+            codec=[str(Path(path).parent) for path in input.codecs],
+            **SETTINGS.bounds.model_dump(),
+        ),
+    message:
+        "estimating bounds at split {wildcards.split}"
+    shell:
+        "splitcodec bounds --activations {input.activations} {params.args}"
+        " --out {output} > {log} 2>&1"

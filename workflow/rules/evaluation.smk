@@ -1,0 +1,124 @@
+"""Decode in a fresh process, run the back, and time every codec."""
+
+
+def bitstreams_of(codec, point):
+    return [f"{RESULTS}/bitstreams/{point}/{coder}.rdc" for coder in coders(codec)]
+
+
+rule evaluate:
+    input:
+        model="data/models/{model}",
+        activations=store("evaluation"),
+        references=store("evaluation", "final"),
+        codec=f"{RESULTS}/codecs/{POINT}/codec.json",
+        bitstreams=lambda wildcards: bitstreams_of(
+            wildcards.codec, POINT.format(**wildcards)
+        ),
+    output:
+        f"{RESULTS}/evaluation/{POINT}.json",
+    log:
+        log_of(f"evaluate/{POINT}"),
+    benchmark:
+        benchmark_of(f"evaluate/{POINT}")
+    wildcard_constraints:
+        variant="lambda.+",
+    params:
+        args=lambda wildcards, input: flags(
+            bitstream=input.bitstreams,
+            model_dtype=model_dtype(wildcards),
+            **SETTINGS.evaluation.model_dump(),
+        ),
+        codec=f"{RESULTS}/codecs/{POINT}",
+    message:
+        "evaluating {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
+    shell:
+        "splitcodec evaluate --model {input.model} --activations {input.activations}"
+        " --references {input.references} --codec {params.codec} {params.args}"
+        " --out {output} > {log} 2>&1"
+
+
+# All baselines of a split in one process, which computes the uncoded output once.
+rule evaluate_baselines:
+    input:
+        model="data/models/{model}",
+        activations=store("evaluation"),
+        references=store("evaluation", "final"),
+        codecs=at_split(
+            f"{RESULTS}/codecs/{{point}}/codec.json", SETTINGS.baselines.codecs
+        ),
+        bitstreams=lambda wildcards: [
+            path
+            for point in points(
+                SETTINGS.baselines.codecs, [wildcards.model], [wildcards.split]
+            )
+            for path in bitstreams_of(point["codec"], POINT.format(**point))
+        ],
+    output:
+        [
+            f"{RESULTS}/evaluation/{{model}}/split{{split}}/{codec}/fixed.json"
+            for codec in SETTINGS.baselines.codecs
+        ],
+    log:
+        log_of("evaluate/{model}/split{split}/baselines"),
+    benchmark:
+        benchmark_of("evaluate/{model}/split{split}/baselines")
+    params:
+        args=lambda wildcards, input, output: flags(
+            codec=[str(Path(path).parent) for path in input.codecs],
+            bitstream=input.bitstreams,
+            out=list(output),
+            model_dtype=model_dtype(wildcards),
+            **SETTINGS.evaluation.model_dump(),
+        ),
+    message:
+        "evaluating the baselines at split {wildcards.split}"
+    shell:
+        "splitcodec evaluate --model {input.model} --activations {input.activations}"
+        " --references {input.references} {params.args} > {log} 2>&1"
+
+
+rule latency:
+    input:
+        activations=store("evaluation"),
+        codecs=at_split(f"{RESULTS}/codecs/{{point}}/codec.json", ALL_CODECS),
+    output:
+        f"{RESULTS}/latency/{{model}}/split{{split}}.json",
+    log:
+        log_of("latency/{model}/split{split}"),
+    benchmark:
+        benchmark_of("latency/{model}/split{split}")
+    threads: workflow.cores
+    params:
+        args=lambda wildcards, input: flags(
+            codec=[str(Path(path).parent) for path in input.codecs],
+            **SETTINGS.latency.model_dump(),
+        ),
+    message:
+        "timing all codecs at split {wildcards.split}, alone on the machine"
+    shell:
+        "splitcodec latency --activations {input.activations} {params.args}"
+        " --out {output} > {log} 2>&1"
+
+
+rule references:
+    input:
+        model="data/models/{model}",
+        activations=store("evaluation", "final"),
+        train_tokens=f"{RESULTS}/tokens/{{model}}/train.parquet",
+        tokens=f"{RESULTS}/tokens/{{model}}/evaluation.parquet",
+    output:
+        f"{RESULTS}/references/{{model}}.json",
+    log:
+        log_of("references/{model}"),
+    benchmark:
+        benchmark_of("references/{model}")
+    params:
+        args=lambda wildcards: flags(
+            model_dtype=model_dtype(wildcards), **SETTINGS.evaluation.model_dump()
+        ),
+    message:
+        "measuring the uncoded model and the cost of token ids"
+    shell:
+        "splitcodec references --model {input.model} --activations {input.activations}"
+        " --train-tokens {input.train_tokens} --tokens {input.tokens} {params.args}"
+        " --out {output} > {log} 2>&1"

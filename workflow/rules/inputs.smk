@@ -1,0 +1,59 @@
+"""Fetch the model and the text, and cut the text into sequences of tokens."""
+
+
+rule fetch_model:
+    output:
+        directory("data/models/{model}"),
+    log:
+        log_of("fetch_model/{model}"),
+    benchmark:
+        benchmark_of("fetch_model/{model}")
+    params:
+        source=lambda wildcards: flags(**MODELS[wildcards.model].source.model_dump()),
+    message:
+        "fetching model {wildcards.model}"
+    shell:
+        "splitcodec fetch-model {params.source} --out {output} > {log} 2>&1"
+
+
+rule fetch_text:
+    output:
+        TEXT,
+    log:
+        log_of("fetch_text"),
+    benchmark:
+        benchmark_of("fetch_text")
+    params:
+        source=flags(
+            separator=SETTINGS.text.separator, **SETTINGS.text.source.model_dump()
+        ),
+    message:
+        "fetching the text"
+    shell:
+        "splitcodec fetch-text {params.source} --out {output} > {log} 2>&1"
+
+
+rule tokenise:
+    input:
+        documents=TEXT,
+        model="data/models/{model}",
+    output:
+        f"{RESULTS}/tokens/{{model}}/{{partition}}.parquet",
+    log:
+        log_of("tokenise/{model}/{partition}"),
+    benchmark:
+        benchmark_of("tokenise/{model}/{partition}")
+    params:
+        rules=flags(
+            rule=[
+                inline({name: rule.model_dump(mode="json", exclude_none=True)})
+                for name, rule in SETTINGS.text.partitions.items()
+            ],
+            sequence_length=SETTINGS.text.sequence_length,
+            start_token=SETTINGS.text.start_token,
+        ),
+    message:
+        "tokenising {wildcards.partition} for {wildcards.model}"
+    shell:
+        "splitcodec tokenise --documents {input.documents} --model {input.model}"
+        " --partition {wildcards.partition} {params.rules} --out {output} > {log} 2>&1"

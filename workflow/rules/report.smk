@@ -1,0 +1,119 @@
+"""The table of points, the figures, the report page and the MLflow runs."""
+
+POINTS = f"{RESULTS}/points.parquet"
+CODEC_JSON = [f"{RESULTS}/codecs/{point}/codec.json" for point in ALL_POINTS]
+REFERENCES = expand(f"{RESULTS}/references/{{model}}.json", model=MODELS)
+BOUNDS = every_split(f"{RESULTS}/bounds/{{model}}/split{{split}}.json")
+RD_FIGURES = every_split(f"{RESULTS}/figures/rd-{{model}}-split{{split}}")
+MODEL_FIGURES = [
+    f"{RESULTS}/figures/{kind}-{model}"
+    for model in MODELS
+    for kind in ("rate-by-split", "time")
+]
+
+
+rule collect:
+    input:
+        evaluation=[f"{RESULTS}/evaluation/{point}.json" for point in ALL_POINTS],
+        codec=CODEC_JSON,
+        latency=every_split(f"{RESULTS}/latency/{{model}}/split{{split}}.json"),
+    output:
+        csv=report(f"{RESULTS}/points.csv", "../report/points.rst", category="Points"),
+        parquet=POINTS,
+    log:
+        log_of("collect"),
+    params:
+        args=lambda wildcards, input: flags(
+            experiment=SETTINGS.experiment,
+            evaluation=list(input.evaluation),
+            codec=list(input.codec),
+            latency=list(input.latency),
+        ),
+    message:
+        "collecting the points"
+    shell:
+        "splitcodec collect {params.args} --git-commit $(git describe --always --dirty --abbrev=12"
+        " --exclude='*' 2> /dev/null || echo unknown)"
+        " --csv {output.csv} --parquet {output.parquet} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        points=POINTS,
+        references=REFERENCES,
+        bounds=BOUNDS,
+    output:
+        [
+            report(f"{stem}.svg", "../report/rd.rst", category="Rate-distortion")
+            for stem in RD_FIGURES
+        ],
+        [
+            report(
+                f"{stem}.svg",
+                (
+                    "../report/time.rst"
+                    if "/time-" in stem
+                    else "../report/rate_by_split.rst"
+                ),
+                category="Time" if "/time-" in stem else "Rate by split",
+            )
+            for stem in MODEL_FIGURES
+        ],
+        png=[f"{stem}.png" for stem in [*RD_FIGURES, *MODEL_FIGURES]],
+    log:
+        log_of("figures"),
+    params:
+        args=lambda wildcards, input: flags(
+            references=list(input.references),
+            bounds=list(input.bounds),
+            out=f"{RESULTS}/figures",
+        ),
+    message:
+        "drawing the figures"
+    shell:
+        "splitcodec figures --points {input.points} {params.args} > {log} 2>&1"
+
+
+rule report_page:
+    input:
+        points=POINTS,
+        references=REFERENCES,
+        bounds=BOUNDS,
+        codec=CODEC_JSON,
+        figures=rules.figures.output,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        log_of("report"),
+    params:
+        args=lambda wildcards, input: flags(
+            figure=list(input.figures),
+            references=list(input.references),
+            bounds=list(input.bounds),
+            codec=list(input.codec),
+        ),
+    message:
+        "writing the report"
+    shell:
+        "splitcodec report --points {input.points} {params.args} --out {output} > {log} 2>&1"
+
+
+rule track:
+    input:
+        points=POINTS,
+        figures=rules.figures.output,
+        training=[f"{RESULTS}/codecs/{point}/training.jsonl" for point in ALL_POINTS],
+    output:
+        update(f"{RESULTS}/mlflow-runs.json"),
+    log:
+        log_of("track"),
+    params:
+        args=lambda wildcards, input: flags(
+            experiment=SETTINGS.experiment,
+            figure=list(input.figures),
+            training=list(input.training),
+        ),
+    message:
+        "sending the points to MLflow"
+    shell:
+        "splitcodec track --points {input.points} {params.args} --runs {output} > {log} 2>&1"
