@@ -348,8 +348,8 @@ def collect(
     evaluation: Files,
     codec: Annotated[list[Path], typer.Option(help="codec.json files")],
     latency: Files,
-    csv: Path,
-    parquet: Path,
+    csv: Annotated[Path, typer.Option(help="table to write")],
+    parquet: Annotated[Path, typer.Option(help="the same table, typed")],
     git_commit: Annotated[str, typer.Option(help="of the code that made the points")] = "unknown",
 ) -> None:
     """Join all points of an experiment into one table."""

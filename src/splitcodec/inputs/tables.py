@@ -15,7 +15,7 @@ METADATA_KEY = b"splitcodec"
 
 def with_meaning(schema: pa.Schema, kind: str, meaning: dict[str, Any]) -> pa.Schema:
     """`schema` with its kind, meaning and our version in its metadata."""
-    whole = {"kind": kind, **meaning, "splitcodec": __version__}
+    whole = {**meaning, "kind": kind, "splitcodec": __version__}
     return schema.with_metadata({METADATA_KEY: json.dumps(whole)})
 
 
