@@ -166,20 +166,22 @@ def sensitivity(
 
 @app.command()
 def train(
-    codec: Annotated[str, typer.Option(help="klt, hyperprior, or a baseline such as int4")],
-    activations: Annotated[Path, typer.Option(help="training store")],
+    codec: Annotated[str, typer.Option(help="klt, hyperprior, or another learned codec")],
+    activations: Annotated[Path, typer.Option(help="training store at the split")],
+    sensitivity: Annotated[Path, typer.Option(help="made by sensitivity")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],
-    rate_weight: Annotated[
-        float | None, typer.Option("--lambda", help="λ in nats a bit; none for baselines")
-    ] = None,
+    rate_weight: Annotated[float, typer.Option("--lambda", help="λ in nats a bit")],
     seed: int = 0,
-    sensitivity: Annotated[Path | None, typer.Option(help="made by sensitivity")] = None,
-    references: Annotated[Path | None, typer.Option(help="final store, for polishing")] = None,
-    model: Annotated[Path | None, typer.Option(help="model directory, for polishing")] = None,
-    model_dtype: DtypeOption = Dtype.float32,
     set: Annotated[
         list[str], typer.Option(help="KEY=VALUE, a hyper-parameter; repeat for several")
     ] = [],  # noqa: B006
+    model: Annotated[Path | None, typer.Option(help="model directory, for polishing")] = None,
+    model_dtype: DtypeOption = Dtype.float32,
+    references: Annotated[Path | None, typer.Option(help="training store, final")] = None,
+    validation: Annotated[Path | None, typer.Option(help="validation store at the split")] = None,
+    validation_references: Annotated[
+        Path | None, typer.Option(help="validation store, final")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="to resume from; beside the codec if not named")
     ] = None,
@@ -187,19 +189,32 @@ def train(
     """Fit a codec to stored activations; resumes where a killed run stopped."""
     pairs = (item.partition("=") for item in set)
     changes = {key: _yaml(value) for key, _, value in pairs}
-    from splitcodec.training.run import recipe, train
+    from splitcodec.training.run import Material, recipe, train
 
     wanted = recipe(codec, rate_weight, seed, changes)
-    needed = getattr(wanted.hyperparameters, "polish_steps", 0) and model
-    train(
-        wanted,
-        activations,
-        sensitivity,
-        references,
-        _load_model(model, model_dtype) if needed else None,
-        checkpoint or out.with_name(out.name + ".checkpoint"),
-        out,
+    polished = getattr(wanted.hyperparameters, "polish_steps", 0) > 0
+    material = Material(
+        sensitivity=sensitivity,
+        references=references,
+        validation=validation,
+        validation_references=validation_references,
+        model=_load_model(model, model_dtype) if polished and model else None,
+        checkpoint=checkpoint or out.with_name(out.name + ".checkpoint"),
     )
+    train(wanted, activations, out, material)
+
+
+@app.command()
+def baselines(
+    codec: Annotated[list[str], typer.Option(help="fp16, int2 to int8; repeat for several")],
+    activations: Annotated[Path, typer.Option(help="training store, for its shape")],
+    out: Annotated[Path, typer.Option(help="directory; codecs are <codec>/fixed")],
+) -> None:
+    """Write the codecs that need no training."""
+    from splitcodec.training.run import recipe, train
+
+    for name in codec:
+        train(recipe(name, None, 0, {}), activations, out / name / "fixed")
 
 
 CodecDirectory = Annotated[Path, typer.Option("--codec", help="directory made by train")]
@@ -208,16 +223,22 @@ Store = Annotated[Path, typer.Option(help="activation store")]
 
 @app.command()
 def encode(
-    codec: CodecDirectory,
+    codec: Annotated[list[Path], typer.Option(help="codec directory; repeat for several")],
     activations: Store,
-    out: Out,
-    coder: Annotated[str | None, typer.Option(help="baselines: raw, deflate or zstd")] = None,
+    out: Annotated[list[Path], typer.Option(help="file to write, one for each --codec")],
+    coder: Annotated[
+        list[str], typer.Option(help="ans, or for baselines raw, deflate, zstd; one each")
+    ],
 ) -> None:
-    """Encode a store into a container file."""
+    """Encode a store into container files."""
+    if not len(codec) == len(coder) == len(out):
+        raise SettingsError("give one --coder and one --out for each --codec, in the same order")
     from splitcodec.activations.store import Activations
     from splitcodec.evaluation.bitstreams import encode
 
-    encode(Activations(activations), codec, coder, out)
+    store = Activations(activations)
+    for directory, name, path in zip(codec, coder, out, strict=True):
+        encode(store, directory, name, path)
 
 
 @app.command()

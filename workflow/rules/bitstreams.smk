@@ -1,20 +1,67 @@
 """Encode the evaluation partition with every codec and coder."""
 
 
+def bitstreams_of(codecs, wildcards):
+    """All (codec folder, coder, bitstream) of some codecs at the wildcards' model and split."""
+    return [
+        (
+            f"{RESULTS}/codecs/{place}",
+            coder,
+            f"{RESULTS}/bitstreams/{place}/{coder}.rdc",
+        )
+        for point in points(codecs, [wildcards.model], [wildcards.split])
+        for place in [POINT.format(**point)]
+        for coder in coders(point["codec"])
+    ]
+
+
 rule encode:
     input:
         codec=[f"{RESULTS}/codecs/{POINT}/{file}" for file in CODEC_FILES],
         activations=store("evaluation"),
     output:
-        f"{RESULTS}/bitstreams/{POINT}/{{coder}}.rdc",
+        f"{RESULTS}/bitstreams/{POINT}/ans.rdc",
     log:
-        log_of(f"encode/{POINT}/{{coder}}"),
+        log_of(f"encode/{POINT}"),
     benchmark:
-        benchmark_of(f"encode/{POINT}/{{coder}}")
+        benchmark_of(f"encode/{POINT}")
     params:
         codec=f"{RESULTS}/codecs/{POINT}",
     message:
-        "encoding {wildcards.codec} ({wildcards.coder}) at split {wildcards.split}"
+        "encoding {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
-        "splitcodec encode --codec {params.codec} --coder {wildcards.coder}"
+        "splitcodec encode --codec {params.codec} --coder ans"
         " --activations {input.activations} --out {output} > {log} 2>&1"
+
+
+rule encode_baselines:
+    input:
+        codecs=at_split(
+            f"{RESULTS}/codecs/{{point}}/codec.json", SETTINGS.baselines.codecs
+        ),
+        activations=store("evaluation"),
+    output:
+        [
+            f"{RESULTS}/bitstreams/{{model}}/split{{split}}/{codec}/fixed/{coder}.rdc"
+            for codec in SETTINGS.baselines.codecs
+            for coder in coders(codec)
+        ],
+    log:
+        log_of("encode/{model}/split{split}/baselines"),
+    benchmark:
+        benchmark_of("encode/{model}/split{split}/baselines")
+    params:
+        args=lambda wildcards: flags(
+            **dict(
+                zip(
+                    ("codec", "coder", "out"),
+                    map(
+                        list, zip(*bitstreams_of(SETTINGS.baselines.codecs, wildcards))
+                    ),
+                )
+            )
+        ),
+    message:
+        "encoding the baselines at split {wildcards.split}"
+    shell:
+        "splitcodec encode --activations {input.activations} {params.args} > {log} 2>&1"

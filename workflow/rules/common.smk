@@ -1,7 +1,6 @@
 """What all phases share: the settings, the places of artefacts, and settings as flags."""
 
 import shlex
-import subprocess
 
 import yaml
 
@@ -120,12 +119,3 @@ def every_split(pattern):
         for name, model in MODELS.items()
         for k in model.splits
     ]
-
-
-def git_commit():
-    """The commit of the checkout, marked when there are changes beside it."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, cwd=workflow.basedir
-    )
-    return answer.stdout.strip() or "unknown"

@@ -1,19 +1,13 @@
 """Decode in a fresh process, run the back, and time every codec."""
 
 
-def bitstreams_of(codec, point):
-    return [f"{RESULTS}/bitstreams/{point}/{coder}.rdc" for coder in coders(codec)]
-
-
 rule evaluate:
     input:
         model="data/models/{model}",
         activations=store("evaluation"),
         references=store("evaluation", "final"),
         codec=f"{RESULTS}/codecs/{POINT}/codec.json",
-        bitstreams=lambda wildcards: bitstreams_of(
-            wildcards.codec, POINT.format(**wildcards)
-        ),
+        bitstream=f"{RESULTS}/bitstreams/{POINT}/ans.rdc",
     output:
         f"{RESULTS}/evaluation/{POINT}.json",
     log:
@@ -23,18 +17,16 @@ rule evaluate:
     wildcard_constraints:
         variant="lambda.+",
     params:
-        args=lambda wildcards, input: flags(
-            bitstream=input.bitstreams,
-            model_dtype=model_dtype(wildcards),
-            **SETTINGS.evaluation.model_dump(),
+        args=lambda wildcards: flags(
+            model_dtype=model_dtype(wildcards), **SETTINGS.evaluation.model_dump()
         ),
         codec=f"{RESULTS}/codecs/{POINT}",
     message:
         "evaluating {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
         "splitcodec evaluate --model {input.model} --activations {input.activations}"
-        " --references {input.references} --codec {params.codec} {params.args}"
-        " --out {output} > {log} 2>&1"
+        " --references {input.references} --codec {params.codec}"
+        " --bitstream {input.bitstream} {params.args} --out {output} > {log} 2>&1"
 
 
 # All baselines of a split in one process, which computes the uncoded output once.
@@ -46,12 +38,10 @@ rule evaluate_baselines:
         codecs=at_split(
             f"{RESULTS}/codecs/{{point}}/codec.json", SETTINGS.baselines.codecs
         ),
-        bitstreams=lambda wildcards: [
-            path
-            for point in points(
-                SETTINGS.baselines.codecs, [wildcards.model], [wildcards.split]
-            )
-            for path in bitstreams_of(point["codec"], POINT.format(**point))
+        bitstreams=[
+            f"{RESULTS}/bitstreams/{{model}}/split{{split}}/{codec}/fixed/{coder}.rdc"
+            for codec in SETTINGS.baselines.codecs
+            for coder in coders(codec)
         ],
     output:
         [

@@ -2,9 +2,9 @@
 
 Two phases. *fit*: the networks learn to predict the latent, minimising the rate alone, since with
 transform and steps fixed the distortion is fixed. *polish*: everything learns, minimising the
-divergence through the frozen back plus λ · rate. Each run is repeatable: sampling is a function
-of seed and step alone, and a checkpoint holds all else, so that a killed run continues to the
-same result.
+divergence through the frozen back plus λ · rate; the validation partition then chooses between
+the codec before and after. Each run is repeatable: sampling is a function of seed and step alone,
+and a checkpoint holds all else, so that a killed run continues to the same result.
 """
 
 import json
@@ -34,16 +34,22 @@ from splitcodec.training.divergence import divergence
 _WARM_UP = 0.1
 _CHECKPOINT_SECONDS = 30.0
 _LOG_EVERY = 5
+_VALIDATION_BATCH = 2
 
 
 @dataclass
 class TrainingData:
-    """What a codec may learn from: stored representations, references, and the frozen back."""
+    """What a codec may learn from.
+
+    Stored representations; how sensitive the back is to them; and for polishing the references
+    (stores of the final representation), the validation store with its references, the model.
+    """
 
     activations: Activations
     sensitivity: Tensor
     split: int
     references: Activations | None = None
+    validation: tuple[Activations, Activations] | None = None
     model: SplitModel | None = None
 
     @property
@@ -110,19 +116,51 @@ class Fitting:
         self.checkpoint = checkpoint
         self.log = Log()
         self._saved = time.monotonic()
+        self._before: tuple[float, dict[str, Tensor]] | None = None
 
     def run(self) -> None:
         """Both phases, from the checkpoint or the start."""
-        self._run_phase("fit", self.settings.steps, self._rate_loss)
+        resumed = self._load()
+        if resumed.get("phase") != "polish":
+            self._run_phase("fit", self.settings.steps, self._rate_loss, resumed)
+            resumed = {}
         if self.settings.polish_steps:
-            self._run_phase("polish", self.settings.polish_steps, self._full_loss)
+            self._polish(resumed)
         self.checkpoint.unlink(missing_ok=True)
 
-    def _run_phase(self, phase: str, steps: int, loss: Callable) -> None:
+    def _polish(self, resumed: dict[str, Any]) -> None:
+        """The second phase, undone if it does not pay on the validation partition."""
+        self._before = resumed.get("before") or (self._validate("fit"), _copy_of(self.codec))
+        self._run_phase("polish", self.settings.polish_steps, self._full_loss, resumed)
+        objective, state = self._before
+        if self._validate("polish") > objective:
+            self.codec.load_state_dict(state)
+
+    @torch.no_grad()
+    def _validate(self, phase: str) -> float:
+        """Divergence + λ · rate on the validation partition, with real rounding."""
+        self.codec.eval()
+        stores = [store.batches(_VALIDATION_BATCH) for store in self.data.validation]
+        sums = torch.zeros(3, dtype=torch.float64)
+        for batch, reference in zip(*stores, strict=True):
+            rate, distortion = self._rate_and_distortion(batch, reference)
+            tokens = int(batch.lengths.sum())
+            sums += torch.tensor([rate.item() * tokens, distortion.item() * tokens, tokens])
+        rate, distortion = (sums[:2] / sums[2]).tolist()
+        objective = distortion + self.rate_weight * rate
+        figures = {"loss": objective, "bits_per_token": rate, "distortion": distortion}
+        self.log.entries.append({"phase": f"validation after {phase}", "step": 0, **figures})
+        return objective
+
+    def _run_phase(self, phase: str, steps: int, loss: Callable, resumed: dict[str, Any]) -> None:
         optimiser = torch.optim.AdamW(self._groups(phase), betas=(0.9, 0.95), weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, steps))
         parts = {"codec": self.codec, "optimiser": optimiser, "schedule": schedule}
-        first = self._resume(phase, parts, steps)
+        if resumed:
+            self.log.entries = resumed["log"]
+            for name, part in parts.items():
+                part.load_state_dict(resumed[name])
+        first = resumed.get("step", 0)
         self.codec.train()
         for step in progress(range(first, steps), phase):
             # Noise is a function of seed and step, so that a resumed run repeats it.
@@ -167,6 +205,13 @@ class Fitting:
         tokens = self.settings.polish_batch_tokens
         batch = self._batch(step, tokens, self.data.activations)
         reference = self._batch(step, tokens, self.data.references)
+        rate, distortion = self._rate_and_distortion(batch, reference)
+        loss = distortion + self.rate_weight * rate
+        return loss, {"bits_per_token": rate.item(), "distortion": distortion.item()}
+
+    def _rate_and_distortion(self, batch: Batch, reference: Batch) -> tuple[Tensor, Tensor]:
+        """Bits a token and divergence in nats a token, differentiable."""
+        batch = batch.to(self.data.device)
         estimate = self.codec(batch.representation, batch.lengths)
         rate = estimate.bits.sum() / batch.lengths.sum()
         distortion = divergence(
@@ -176,8 +221,7 @@ class Fitting:
             reference.representation,
             batch.mask,
         )
-        loss = distortion + self.rate_weight * rate
-        return loss, {"bits_per_token": rate.item(), "distortion": distortion.item()}
+        return rate, distortion
 
     def _batch(self, step: int, tokens: int, activations: Activations) -> Batch:
         """The sequences of a step: the same for representation and reference."""
@@ -200,29 +244,28 @@ class Fitting:
             return
         state = {name: part.state_dict() for name, part in parts.items()}
         with atomic_path(self.checkpoint) as temporary:
-            torch.save({"phase": phase, "step": step, "log": self.log.entries, **state}, temporary)
+            own = {"recipe": self._recipe(), "phase": phase, "step": step}
+            torch.save({**own, "log": self.log.entries, "before": self._before, **state}, temporary)
         self._saved = time.monotonic()
 
+    def _recipe(self) -> str:
+        """What a checkpoint must have been made for to be of use here."""
+        data = self.data.activations.metadata["data_hash"]
+        parts = [self.settings.model_dump(), self.rate_weight, self.seed, data, self.codec.kept]
+        return json.dumps(parts)
+
     def _load(self) -> dict[str, Any]:
+        """The checkpoint, or nothing when there is none of this recipe."""
+        if not self.checkpoint.is_file():
+            return {}
         try:
-            return torch.load(self.checkpoint, weights_only=True, map_location=self.data.device)
+            state = torch.load(self.checkpoint, weights_only=True, map_location=self.data.device)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 f"checkpoint {self.checkpoint} cannot be read ({type(error).__name__}); "
                 "delete it to train from the start"
             ) from None
-
-    def _resume(self, phase: str, parts: dict[str, Any], steps: int) -> int:
-        """The step to go on from: `steps` when the checkpoint is of a later phase."""
-        if not self.checkpoint.is_file():
-            return 0
-        state = self._load()
-        if state["phase"] != phase:
-            return steps if phase == "fit" else 0
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        self.log.entries = state["log"]
-        return state["step"]
+        return state if state.get("recipe") == self._recipe() else {}
 
 
 def _cosine(step: int, steps: int) -> float:
@@ -232,6 +275,10 @@ def _cosine(step: int, steps: int) -> float:
         return (step + 1) / warm_up
     done = (step - warm_up) / max(1, steps - warm_up)
     return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+
+
+def _copy_of(codec: Codec) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in codec.state_dict().items()}
 
 
 def _order(count: int, seed: int, epoch: int) -> list[int]:

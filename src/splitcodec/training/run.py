@@ -47,20 +47,30 @@ def recipe(codec: str, rate_weight: float | None, seed: int, changes: dict[str, 
     return Recipe(codec, rate_weight, seed, hyperparameters)
 
 
-def train(
-    wanted: Recipe,
-    activations: Path,
-    sensitivity: Path | None,
-    references: Path | None,
-    model: SplitModel | None,
-    checkpoint: Path,
-    out: Path,
-) -> None:
+@dataclass(frozen=True)
+class Material:
+    """What a learned codec learns from beside the activations, and where it may resume.
+
+    `references` and `validation` are stores; polishing needs all of them and the model.
+    """
+
+    sensitivity: Path
+    checkpoint: Path
+    references: Path | None = None
+    validation: Path | None = None
+    validation_references: Path | None = None
+    model: SplitModel | None = None
+
+
+def train(wanted: Recipe, activations: Path, out: Path, material: Material | None = None) -> None:
     """Fit the codec and write its folder; a baseline needs nothing but the activations' shape."""
     stored = Activations(activations)
     started = time.monotonic()
-    codec, log = _fit(wanted, stored, sensitivity, references, model, checkpoint)
     learned = not is_baseline(wanted.codec)
+    if learned:
+        codec, log = _fit(wanted, stored, material)
+    else:
+        codec, log = build_codec(wanted.codec, stored.channels, {}), Log()
     meaning = {
         "mode": "frozen" if learned else "none",
         "lambda": wanted.rate_weight,
@@ -74,28 +84,34 @@ def train(
     write_text(out / "training.jsonl", log.text())
 
 
-def _fit(
-    wanted: Recipe,
-    stored: Activations,
-    sensitivity: Path | None,
-    references: Path | None,
-    model: SplitModel | None,
-    checkpoint: Path,
-) -> tuple[Codec, Log]:
-    if is_baseline(wanted.codec):
-        return build_codec(wanted.codec, stored.channels, {}), Log()
-    if sensitivity is None:
-        raise InputError(f"{wanted.codec} needs --sensitivity; run `splitcodec sensitivity` first")
-    matrix, meaning = load_sensitivity(sensitivity)
+def _fit(wanted: Recipe, stored: Activations, material: Material) -> tuple[Codec, Log]:
+    matrix, meaning = load_sensitivity(material.sensitivity)
     split = stored.metadata["split"]
     if meaning["split"] != split or len(matrix) != stored.channels:
-        raise InputError(f"{sensitivity} is of split {meaning['split']}, {stored.path} of {split}")
-    data = TrainingData(stored, matrix, split, model=model)
-    settings, rate_weight = wanted.hyperparameters, wanted.rate_weight
+        raise InputError(
+            f"{material.sensitivity} is of split {meaning['split']}, {stored.path} of {split}"
+        )
+    data = TrainingData(stored, matrix, split, model=material.model)
+    settings = wanted.hyperparameters
     if not isinstance(settings, HyperpriorHyperparameters):
-        return fit_closed_form(settings, data, rate_weight, wanted.seed), Log()
+        return fit_closed_form(settings, data, wanted.rate_weight, wanted.seed), Log()
     if settings.polish_steps:
-        if model is None or references is None:
-            raise InputError("polishing needs --model and --references; or --set polish_steps=0")
-        data.references = Activations(references)
-    return fit_hyperprior(settings, data, rate_weight, wanted.seed, checkpoint)
+        data.references, data.validation = _polishing_stores(material)
+    return fit_hyperprior(settings, data, wanted.rate_weight, wanted.seed, material.checkpoint)
+
+
+def _polishing_stores(material: Material) -> tuple[Activations, tuple[Activations, Activations]]:
+    """Training references, and validation store with its references."""
+    needed = {
+        "--model": material.model,
+        "--references": material.references,
+        "--validation": material.validation,
+        "--validation-references": material.validation_references,
+    }
+    if missing := [flag for flag, value in needed.items() if value is None]:
+        raise InputError(f"polishing needs {', '.join(missing)}; or --set polish_steps=0")
+    references, *validation = (
+        Activations(needed[flag])
+        for flag in ("--references", "--validation", "--validation-references")
+    )
+    return references, tuple(validation)
