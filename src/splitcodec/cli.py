@@ -13,7 +13,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from splitcodec.errors import SettingsError, SplitcodecError
+from splitcodec.errors import InputError, SettingsError, SplitcodecError
 from splitcodec.settings import ModelSource, Partition, Settings, TextSource, describe
 
 app = typer.Typer(
@@ -131,10 +131,13 @@ def extract(
     from splitcodec.activations.extraction import extract
     from splitcodec.inputs.tokens import read_tokens
 
-    loaded = _load_model(model, model_dtype)
-    partition = read_tokens(tokens).metadata["partition"]
+    meaning = read_tokens(tokens).metadata
+    partition = meaning["partition"]
+    loaded = _load_model(model, model_dtype, meaning)
     for k in split:
         loaded.check_split(k)
+    if loaded.blocks in split:
+        raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
     outputs = {k: out / f"split{k}" / f"{partition}.parquet" for k in split}
     outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
     extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences)
@@ -155,7 +158,7 @@ def sensitivity(
     from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
 
     stores = {store.metadata["split"]: store for store in map(Activations, activations)}
-    loaded = _load_model(model, model_dtype)
+    loaded = _load_model(model, model_dtype, *(store.metadata for store in stores.values()))
     measured = measure_sensitivity(loaded, stores, sequences, batch_sequences, seed)
     for split, matrix in measured.items():
         metadata = stores[split].metadata
@@ -189,16 +192,18 @@ def train(
     """Fit a codec to stored activations; resumes where a killed run stopped."""
     pairs = (item.partition("=") for item in set)
     changes = {key: _yaml(value) for key, _, value in pairs}
+    from splitcodec.inputs.tables import read_meaning
     from splitcodec.training.run import Material, recipe, train
 
     wanted = recipe(codec, rate_weight, seed, changes)
     polished = getattr(wanted.hyperparameters, "polish_steps", 0) > 0
+    meaning = read_meaning(activations)
     material = Material(
         sensitivity=sensitivity,
         references=references,
         validation=validation,
         validation_references=validation_references,
-        model=_load_model(model, model_dtype) if polished and model else None,
+        model=_load_model(model, model_dtype, meaning) if polished and model else None,
         checkpoint=checkpoint or out.with_name(out.name + ".checkpoint"),
     )
     train(wanted, activations, out, material)
@@ -290,7 +295,7 @@ def evaluate(
     from splitcodec.files import write_json
 
     stores = Activations(activations), Activations(references)
-    loaded = _load_model(model, model_dtype)
+    loaded = _load_model(model, model_dtype, stores[0].metadata)
     rows = evaluate(loaded, *stores, codec, bitstream, batch_sequences, bootstrap)
     for directory, path in zip(codec, out, strict=True):
         digest = load_state(directory)[0]["hash"]
@@ -348,7 +353,7 @@ def references(
     from splitcodec.inputs.tokens import read_tokens
 
     store = Activations(activations)
-    loaded = _load_model(model, model_dtype)
+    loaded = _load_model(model, model_dtype, store.metadata)
     own = evaluate_uncoded(loaded, store, batch_sequences, bootstrap)
     rates = token_rates(
         read_tokens(train_tokens), read_tokens(tokens), loaded.vocabulary, own["cross_entropy"]
@@ -436,13 +441,19 @@ def schema() -> None:
     print(json.dumps(Settings.model_json_schema(), indent=2, ensure_ascii=False))
 
 
-def _load_model(directory: Path, dtype: Dtype) -> Any:
+def _load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any:
+    """The model, if it is the one that the artefacts of these meanings were made with."""
     import torch
 
+    from splitcodec.inputs.models import read_identity
     from splitcodec.splitting.model import SplitModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return SplitModel.load(directory, dtype.value, device)
+    model = SplitModel.load(directory, dtype.value, device)
+    own = read_identity(directory)["weights_sha256"]
+    if any(meaning["model_hash"] != own for meaning in meanings):
+        raise InputError(f"{directory} is not the model that the given files were made with")
+    return model
 
 
 def _validated(wanted: Any, given: dict[str, Any]) -> Any:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -25,8 +26,20 @@ from splitcodec.errors import SettingsError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="used in paths")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the package's file")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dtype = Literal["float16", "bfloat16", "float32"]
 PartitionName = Literal["train", "validation", "evaluation"]
+
+
+def _all_different(items: list) -> list:
+    """What names a path must not come twice."""
+    names = [getattr(item, "name", item) for item in items]
+    if repeated := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(f"named twice: {', '.join(repeated)}")
+    return items
+
+
+Different = AfterValidator(_all_different)
 
 
 class Strict(BaseModel):
@@ -84,7 +97,7 @@ class Model(Strict):
 
     name: Name
     source: ModelSource
-    splits: list[PositiveInt] = Field(
+    splits: Annotated[list[PositiveInt], Different] = Field(
         min_length=1, description="k: blocks 0 to k-1 are the front, the rest is the back"
     )
     dtype: Dtype = Field("float32", description="in which the model runs everywhere")
@@ -152,25 +165,37 @@ class Codec(Strict):
     """A codec trained once for each λ and seed."""
 
     name: Name
-    lambdas: list[PositiveFloat] = Field(
+    lambdas: Annotated[list[PositiveFloat], Different] = Field(
         min_length=1, description="λ: nats of divergence a token that one bit a token is worth"
     )
     set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")
 
-    @model_validator(mode="after")
-    def known(self) -> Self:
-        """A learned codec with hyper-parameters that it has."""
-        if is_baseline(self.name):
-            raise ValueError(f"{self.name} has no λ; name it under baselines")
-        hyperparameters_of(self.name).model_validate(self.set)
-        return self
+    @field_validator("name")
+    @classmethod
+    def learned(cls, name: str) -> str:
+        """A codec with λ."""
+        if is_baseline(name):
+            raise ValueError(f"{name} has no λ; name it under baselines")
+        try:
+            hyperparameters_of(name)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @field_validator("set")
+    @classmethod
+    def fitting(cls, changes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Only hyper-parameters that the codec has."""
+        if "name" in info.data:
+            hyperparameters_of(info.data["name"]).model_validate(changes)
+        return changes
 
 
 class Baselines(Strict):
     """Codecs without learning, each with every lossless coder."""
 
-    codecs: list[Name] = []
-    coders: list[Literal[CODERS]] = ["raw", "deflate", "zstd"]
+    codecs: Annotated[list[Name], Different] = []
+    coders: Annotated[list[Literal[CODERS]], Different] = ["raw", "deflate", "zstd"]
 
     @field_validator("codecs")
     @classmethod
@@ -199,19 +224,19 @@ class Latency(Strict):
 class Bounds(Strict):
     """What is estimated about the representation itself."""
 
-    rademacher_draws: PositiveInt = Field(10_000, description="sign vectors")
+    rademacher_draws: int = Field(10_000, ge=2, description="sign vectors")
 
 
 class Settings(Strict):
     """One experiment."""
 
     experiment: Name
-    models: list[Model] = Field(min_length=1)
+    models: Annotated[list[Model], Different] = Field(min_length=1)
     text: Text
-    seeds: list[NonNegativeInt] = Field([0], min_length=1)
+    seeds: Annotated[list[NonNegativeInt], Different] = Field([0], min_length=1)
     activations: Activations = Activations()
     sensitivity: Sensitivity = Sensitivity()
-    codecs: list[Codec] = []
+    codecs: Annotated[list[Codec], Different] = []
     baselines: Baselines = Baselines()
     evaluation: Evaluation = Evaluation()
     latency: Latency = Latency()

@@ -1,10 +1,5 @@
 """One forward pass writes the representations at all splits; gradients tell what matters."""
 
-
-def splits_of(wildcards):
-    return MODELS[wildcards.model].splits
-
-
 # One rule a model, because the number of outputs is the model's number of splits.
 for name, settings in MODELS.items():
 

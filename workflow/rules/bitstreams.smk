@@ -1,23 +1,9 @@
 """Encode the evaluation partition with every codec and coder."""
 
 
-def bitstreams_of(codecs, wildcards):
-    """All (codec folder, coder, bitstream) of some codecs at the wildcards' model and split."""
-    return [
-        (
-            f"{RESULTS}/codecs/{place}",
-            coder,
-            f"{RESULTS}/bitstreams/{place}/{coder}.rdc",
-        )
-        for point in points(codecs, [wildcards.model], [wildcards.split])
-        for place in [POINT.format(**point)]
-        for coder in coders(point["codec"])
-    ]
-
-
 rule encode:
     input:
-        codec=[f"{RESULTS}/codecs/{POINT}/{file}" for file in CODEC_FILES],
+        codec=f"{RESULTS}/codecs/{POINT}/codec.json",
         activations=store("evaluation"),
     output:
         f"{RESULTS}/bitstreams/{POINT}/ans.rdc",
@@ -26,7 +12,7 @@ rule encode:
     benchmark:
         benchmark_of(f"encode/{POINT}")
     params:
-        codec=f"{RESULTS}/codecs/{POINT}",
+        codec=codec_folder,
     message:
         "encoding {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:

@@ -1,16 +1,6 @@
 """Fit every codec: one job for each model, split, codec, λ and seed."""
 
 
-def recipe(wildcards):
-    """The codec of a point as flags."""
-    weight, seed = wildcards.variant.removeprefix("lambda").split("-seed")
-    changes = CODECS[wildcards.codec].set
-    options = {"codec": wildcards.codec, "lambda": weight, "seed": seed}
-    return flags(
-        **options, set=[f"{key}={inline(value)}" for key, value in changes.items()]
-    )
-
-
 rule train_codec:
     input:
         model="data/models/{model}",

@@ -119,3 +119,32 @@ def every_split(pattern):
         for name, model in MODELS.items()
         for k in model.splits
     ]
+
+
+def recipe(wildcards):
+    """The codec of a point as flags."""
+    weight, seed = wildcards.variant.removeprefix("lambda").split("-seed")
+    changes = CODECS[wildcards.codec].set
+    options = {"codec": wildcards.codec, "lambda": weight, "seed": seed}
+    return flags(
+        **options, set=[f"{key}={inline(value)}" for key, value in changes.items()]
+    )
+
+
+def bitstreams_of(codecs, wildcards):
+    """All (codec folder, coder, bitstream) of some codecs at the wildcards' model and split."""
+    return [
+        (
+            f"{RESULTS}/codecs/{place}",
+            coder,
+            f"{RESULTS}/bitstreams/{place}/{coder}.rdc",
+        )
+        for point in points(codecs, [wildcards.model], [wildcards.split])
+        for place in [POINT.format(**point)]
+        for coder in coders(point["codec"])
+    ]
+
+
+def codec_folder(wildcards, input):
+    """The folder of a codec, of which `input.codec` is one file."""
+    return str(Path(input.codec).parent)

@@ -20,7 +20,7 @@ rule evaluate:
         args=lambda wildcards: flags(
             model_dtype=model_dtype(wildcards), **SETTINGS.evaluation.model_dump()
         ),
-        codec=f"{RESULTS}/codecs/{POINT}",
+        codec=codec_folder,
     message:
         "evaluating {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:

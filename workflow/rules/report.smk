@@ -5,11 +5,8 @@ CODEC_JSON = [f"{RESULTS}/codecs/{point}/codec.json" for point in ALL_POINTS]
 REFERENCES = expand(f"{RESULTS}/references/{{model}}.json", model=MODELS)
 BOUNDS = every_split(f"{RESULTS}/bounds/{{model}}/split{{split}}.json")
 RD_FIGURES = every_split(f"{RESULTS}/figures/rd-{{model}}-split{{split}}")
-MODEL_FIGURES = [
-    f"{RESULTS}/figures/{kind}-{model}"
-    for model in MODELS
-    for kind in ("rate-by-split", "time")
-]
+RATE_FIGURES = expand(f"{RESULTS}/figures/rate-by-split-{{model}}", model=MODELS)
+TIME_FIGURES = expand(f"{RESULTS}/figures/time-{{model}}", model=MODELS)
 
 
 rule collect:
@@ -44,22 +41,18 @@ rule figures:
         bounds=BOUNDS,
     output:
         [
-            report(f"{stem}.svg", "../report/rd.rst", category="Rate-distortion")
-            for stem in RD_FIGURES
+            report(f"{f}.svg", "../report/rd.rst", category="Rate-distortion")
+            for f in RD_FIGURES
         ],
         [
-            report(
-                f"{stem}.svg",
-                (
-                    "../report/time.rst"
-                    if "/time-" in stem
-                    else "../report/rate_by_split.rst"
-                ),
-                category="Time" if "/time-" in stem else "Rate by split",
-            )
-            for stem in MODEL_FIGURES
+            report(f"{f}.svg", "../report/rate_by_split.rst", category="Splits")
+            for f in RATE_FIGURES
         ],
-        png=[f"{stem}.png" for stem in [*RD_FIGURES, *MODEL_FIGURES]],
+        [
+            report(f"{f}.svg", "../report/time.rst", category="Time")
+            for f in TIME_FIGURES
+        ],
+        png=[f"{f}.png" for f in [*RD_FIGURES, *RATE_FIGURES, *TIME_FIGURES]],
     log:
         log_of("figures"),
     params:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from splitcodec.errors import InputError
-from splitcodec.inputs.tables import open_table, read_columns, with_meaning
+from splitcodec.inputs.tables import damaged, open_table, read_columns, with_meaning
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,14 @@ class Activations:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file, self.metadata = open_table(path, "activations")
-        self._dtype = getattr(torch, self.metadata["dtype"])
+        try:
+            self._dtype = getattr(torch, self.metadata["dtype"])
+            self.channels: int = self.metadata["channels"]
+        except (AttributeError, KeyError) as error:
+            raise damaged(path, error) from None
         self.lengths = [
             self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
         ]
-
-    @property
-    def channels(self) -> int:
-        """Channels of the representation."""
-        return self.metadata["channels"]
 
     @property
     def tokens(self) -> int:
@@ -136,6 +135,22 @@ class Activations:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def check_same_data(self, other: "Activations") -> None:
+        """Raise InputError unless both stores come from the same tokens of the same model."""
+        keys = ("data_hash", "model_hash")
+        same = all(self.metadata.get(key) == other.metadata.get(key) for key in keys)
+        if not same or self.lengths != other.lengths:
+            raise InputError(
+                f"{self.path} and {other.path} do not hold the same tokens of the same model; "
+                "extract both from one token file"
+            )
+
+    def check_split(self, split: int) -> None:
+        """Raise InputError unless this is the representation at `split`."""
+        found = self.metadata.get("split")
+        if found != split:
+            raise InputError(f"{self.path} is of split {found}, where that of split {split} is due")
 
     def read(self, sequences: Sequence[int]) -> Batch:
         """The named sequences as one batch; raises InputError if the file is damaged."""
@@ -159,7 +174,10 @@ class Activations:
         values = table.column("representation").combine_chunks().buffers()[1]
         representation = torch.frombuffer(bytearray(values), dtype=self._dtype)
         tokens = torch.from_numpy(table.column("token").to_numpy().astype(np.int64))
-        document = table.column("document")[0].as_py()
+        try:
+            document = table.column("document")[0].as_py()
+        except pa.ArrowException as error:
+            raise damaged(self.path, error) from None
         return document, tokens, representation.view(len(tokens), self.channels).float()
 
 

@@ -59,7 +59,8 @@ class Codec(nn.Module):
         raise NotImplementedError
 
 
-_CIRCUMSTANCES = ("train_seconds", "versions")
+_NOT_HASHED = ("train_seconds", "versions", "hash")
+_NEEDED = {"codec", "channels", "hyperparameters", "hash"}
 
 
 def save_codec(codec: Codec, directory: Path, meaning: dict[str, Any]) -> None:
@@ -73,21 +74,32 @@ def save_codec(codec: Codec, directory: Path, meaning: dict[str, Any]) -> None:
         "codec": codec.name,
         "channels": codec.channels,
         "hyperparameters": codec.hyperparameters.model_dump(),
-        **{key: value for key, value in meaning.items() if key not in _CIRCUMSTANCES},
+        **meaning,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode() + weights).hexdigest()
     with atomic_path(directory / "codec.safetensors") as temporary:
         temporary.write_bytes(weights)
-    write_json(directory / "codec.json", {**identity, **meaning, "hash": digest[:32]})
+    write_json(directory / "codec.json", {**identity, "hash": _hash_of(identity, weights)})
 
 
 def load_state(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """codec.json and the tensors of a codec's folder; raises InputError if either is damaged."""
     meaning = read_json(directory / "codec.json")
+    if not isinstance(meaning, dict) or not meaning.keys() >= _NEEDED:
+        raise InputError(f"{directory}/codec.json does not describe a codec; train it again")
     try:
-        return meaning, safetensors.torch.load_file(directory / "codec.safetensors")
+        weights = (directory / "codec.safetensors").read_bytes()
+        state = safetensors.torch.load(weights)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{directory} holds no readable codec ({reason:.200}); train it again"
         ) from None
+    if meaning["hash"] != _hash_of(meaning, weights):
+        raise InputError(f"{directory} does not match its hash: it is damaged; train it again")
+    return meaning, state
+
+
+def _hash_of(meaning: dict[str, Any], weights: bytes) -> str:
+    identity = {key: value for key, value in meaning.items() if key not in _NOT_HASHED}
+    text = json.dumps(identity, sort_keys=True).encode()
+    return hashlib.sha256(text + weights).hexdigest()[:32]

@@ -1,8 +1,10 @@
 """Hyper-parameters of every codec, typed. Free of torch, so that the workflow can validate them."""
 
-from typing import Literal
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Hyperparameters(BaseModel):
@@ -19,7 +21,7 @@ class KltHyperparameters(Hyperparameters):
     """Closed-form sensitivity-weighted KLT."""
 
     shrinkage: PositiveFloat = Field(
-        1e-3, description="share of the mean eigenvalue added to the sensitivity's diagonal"
+        0.4, description="share of the mean eigenvalue added to the sensitivity's diagonal"
     )
     samples: PositiveInt = Field(16384, description="tokens used to choose steps and scales")
 
@@ -37,6 +39,12 @@ class HyperpriorHyperparameters(KltHyperparameters):
     polish_batch_tokens: PositiveInt = Field(1024, description="tokens a step through the back")
     learning_rate: PositiveFloat = Field(2e-3, description="peak, networks")
     transform_learning_rate: PositiveFloat = Field(
-        8e-3, description="peak, transforms, relative to the size of their entries"
+        0.5, description="peak, transforms, relative to the size of their entries times √λ"
     )
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="back in polishing")
+
+    @model_validator(mode="after")
+    def heads_share_the_width(self) -> Self:
+        """Each head has the same number of channels."""
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self

@@ -24,6 +24,8 @@ from splitcodec.errors import BitstreamError
 GROUP = 32
 DEFLATE_LEVEL = 6
 ZSTD_LEVEL = 3
+_HIGHEST = torch.finfo(torch.float16).max
+_LEAST_SCALE = 2.0**-24
 
 _COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "raw": lambda data: data,
@@ -33,7 +35,11 @@ _COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def _inflate(data: bytes, size: int) -> bytes:
-    return zlib.decompressobj().decompress(data, size + 1)
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(data, size + 1)
+    if not inflater.eof:
+        raise zlib.error("it does not end where it should")
+    return inflated
 
 
 _DECOMPRESS: dict[str, Callable[[bytes, int], bytes]] = {
@@ -89,11 +95,11 @@ class HalfPrecision(_Baseline):
     def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
         """16 bits a channel."""
         mask = mask_of(lengths, representation.shape[1])
-        rounded = representation.half().float() * mask[..., None]
+        rounded = _half(representation).float() * mask[..., None]
         return Estimate(rounded, mask * 16.0 * self.channels)
 
     def _to_bytes(self, row: Tensor) -> bytes:
-        return _by_plane(row.half())
+        return _by_plane(_half(row))
 
     def _from_bytes(self, data: bytes, length: int) -> Tensor:
         return _from_planes(data).float().view(length, self.channels)
@@ -123,8 +129,8 @@ class IntegerQuantiser(_Baseline):
         """Levels (…, groups, group) int8 and scales (…, groups, 1) float16."""
         missing = self.groups * self.group - self.channels
         grouped = torch.nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, self.group))
-        scales = (grouped.abs().amax(-1, keepdim=True) / self.highest).clamp(max=65504).half()
-        steps = scales.float().clamp_min(torch.finfo(torch.float16).tiny)
+        scales = (grouped.abs().amax(-1, keepdim=True) / self.highest).clamp(max=_HIGHEST).half()
+        steps = scales.float().clamp_min(_LEAST_SCALE)
         levels = (grouped / steps).round().clamp(-self.highest, self.highest)
         return levels.to(torch.int8), scales
 
@@ -149,6 +155,11 @@ class IntegerQuantiser(_Baseline):
         return 2 * length * self.groups + -(-length * self.channels * self.bits // 8)
 
 
+def _half(values: Tensor) -> Tensor:
+    """float16, where what lies beyond its range becomes its largest value and not infinite."""
+    return values.clamp(-_HIGHEST, _HIGHEST).half()
+
+
 def _by_plane(values: Tensor) -> bytes:
     """float16 values as all low bytes, then all high bytes."""
     pairs = values.contiguous().view(torch.uint8).numpy().reshape(-1, 2)
@@ -156,8 +167,8 @@ def _by_plane(values: Tensor) -> bytes:
 
 
 def _from_planes(data: bytes) -> Tensor:
-    pairs = np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(2, -1).T)
-    return torch.from_numpy(pairs).view(torch.float16).flatten()
+    pairs = np.frombuffer(data, np.uint8).reshape(2, -1).T.copy()
+    return torch.from_numpy(pairs.view(np.float16)[:, 0])
 
 
 def _pack(levels: np.ndarray, bits: int) -> bytes:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from splitcodec.codecs.base import Codec, load_state
 from splitcodec.codecs.catalogue import CODERS, hyperparameters_of, is_baseline
 from splitcodec.codecs.hyperprior import Hyperprior
@@ -33,13 +35,17 @@ def load_codec(directory: Path, coder: str | None = None) -> tuple[Codec, dict[s
     """The codec of a folder, ready to code, and its codec.json."""
     meaning, state = load_state(directory)
     name = meaning["codec"]
-    shape = {} if is_baseline(name) else _CLASSES[name].shape_of_state(state)
-    codec = build_codec(name, meaning["channels"], meaning["hyperparameters"], **shape)
+    hyperparameters_of(name)  # SettingsError for a codec that this version does not know
     try:
+        shape = {} if is_baseline(name) else _CLASSES[name].shape_of_state(state)
+        codec = build_codec(name, meaning["channels"], meaning["hyperparameters"], **shape)
         codec.load_state_dict(state)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError, TypeError, ValidationError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{directory} does not hold a {name} codec: {reason:.200}") from None
+        raise InputError(
+            f"{directory} does not hold a {name} codec of this version ({reason:.200}); "
+            "train it again"
+        ) from None
     coders = coders_of(name)
     coder = coder or coders[0]
     if coder not in coders:

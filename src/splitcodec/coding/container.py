@@ -87,7 +87,13 @@ def _read_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
         raise _damaged(path, "it ends inside the header")
     if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
         raise _damaged(path, "the header does not match its checksum")
-    return json.loads(data[_PREFIX.size : end]), end + _CHECKSUM.size
+    try:
+        header = json.loads(data[_PREFIX.size : end])
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise _damaged(path, "the header is not a JSON object")
+    return header, end + _CHECKSUM.size
 
 
 def _chunk_checksum(tokens: int, payload: bytes) -> int:

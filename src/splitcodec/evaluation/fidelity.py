@@ -17,7 +17,7 @@ from splitcodec.errors import BitstreamError
 from splitcodec.evaluation.bitstreams import Decoder
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.divergence import CHUNK
+from splitcodec.training.divergence import compare_logits, logit_chunks
 
 CODED, UNCODED, KL, AGREEMENT, COUNT = range(5)
 """Columns of the sums a document: cross-entropies, divergence, agreements, predicted tokens."""
@@ -82,6 +82,8 @@ def evaluate(
     Bitstreams are decoded here, in this process, with codecs found by hash among `codecs`;
     several of one codec must decode to the same representation, which is evaluated once.
     """
+    activations.check_same_data(references)
+    references.check_split(model.blocks)
     groups = _by_codec([Decoder(path, codecs) for path in bitstreams])
     for decoder in (d for group in groups for d in group):
         decoder.check_same_data(activations)
@@ -108,14 +110,13 @@ def evaluate_uncoded(
     model: SplitModel, references: Activations, batch_sequences: int, resamples: int
 ) -> dict[str, float]:
     """The uncoded model's own figures, from its stored final representation."""
+    references.check_split(model.blocks)
     total = Sums()
-    for batch in progress(_listed(references, batch_sequences), "evaluating uncoded"):
+    starts = range(0, len(references), batch_sequences)
+    for start in progress(starts, "evaluating uncoded"):
+        batch = references.read(range(start, min(start + batch_sequences, len(references))))
         _compare(model, model.blocks, batch, batch, [batch.representation], [total])
     return summarise(total.table(), resamples)
-
-
-def _listed(activations: Activations, size: int) -> list[Batch]:
-    return list(activations.batches(size))
 
 
 def _by_codec(decoders: list[Decoder]) -> list[list[Decoder]]:
@@ -149,22 +150,21 @@ def _compare(
     finals = [model.final_states(d, split)[:, :-1][scored.to(model.device)] for d in decoded]
     uncoded = model.final_states(reference.representation, model.blocks)
     uncoded = uncoded[:, :-1][scored.to(model.device)]
-    for part in torch.arange(len(targets), device=model.device).split(CHUNK):
-        target = model.head(uncoded[part]).float().log_softmax(-1)
-        for final, total in zip(finals, sums, strict=True):
-            estimate = model.head(final[part]).float().log_softmax(-1)
+    for part, (target, *estimates) in logit_chunks(model, uncoded, *finals):
+        for estimate, total in zip(estimates, sums, strict=True):
             figures = _figures(estimate, target, targets[part])
-            total.add(batch.documents, figures, rows[part.cpu()])
+            total.add(batch.documents, figures, rows[part])
 
 
 def _figures(estimate: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """(tokens, 5) in the order of the columns, from log-probabilities (tokens, vocabulary)."""
+    """(tokens, 5) in the order of the columns, from logits (tokens, vocabulary)."""
+    compared = compare_logits(target, estimate)
     labels = labels[:, None]
     columns = {
-        CODED: -estimate.gather(-1, labels)[:, 0],
-        UNCODED: -target.gather(-1, labels)[:, 0],
-        KL: (target.exp() * (target - estimate)).sum(-1),
-        AGREEMENT: (estimate.argmax(-1) == target.argmax(-1)).float(),
+        CODED: compared.coded_normaliser - estimate.gather(-1, labels)[:, 0],
+        UNCODED: compared.reference_normaliser - target.gather(-1, labels)[:, 0],
+        KL: compared.kl,
+        AGREEMENT: compared.agreement,
         COUNT: torch.ones(len(labels), device=labels.device),
     }
     return torch.stack([columns[i] for i in range(5)], dim=-1)

@@ -299,6 +299,8 @@ def rate_by_split(
             _draw_by_split(axes, bounded, linestyle=":", mfc="none", label=label, **look)
         for limit in bounds:
             bits = limit["covariance"]["representation_bits_per_token"]
+            if bits is None:  # too few tokens for a bound
+                continue
             axes.plot(limit["split"], bits, "_", color=FAINT, markersize=22, markeredgewidth=1.4)
         if bounds:
             look = {"color": FAINT, "markersize": 9, "markeredgewidth": 1.4}
@@ -339,6 +341,7 @@ def _bounded(curve: Curve, bounds: list[dict[str, Any]]) -> Curve:
         for limit in bounds
         if limit["split"] == curve.split
         for row in limit["covariance"]["codecs"]
+        if row["bits_per_token"] is not None
     ]
     columns = ["codec", "lambda", "seed", "bits_per_token_file"]
     limits = pd.DataFrame(rows, columns=columns).astype({"lambda": float, "seed": "Int64"})

@@ -1,18 +1,87 @@
 """Kullback–Leibler divergence between the uncoded and the coded model, token by token.
 
 The vocabulary makes logits by far the largest tensors, so head and divergence run over a few
-hundred tokens at a time, recomputed in the backward pass.
+tokens at a time, few enough to stay in the processor's cache (64 rather than 256 made evaluation
+on a CPU 2.6 times faster), and the gradient is taken in the same pass.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from splitcodec.splitting.model import SplitModel
 
-CHUNK = 256
+CHUNK = 64
 """Tokens whose logits are held at once."""
+
+
+@dataclass(frozen=True)
+class LogitComparison:
+    """Per token (tokens,): divergence in nats, agreement of the best token, normalisers.
+
+    The cross-entropy of a label is its normaliser minus its logit.
+    """
+
+    kl: Tensor
+    agreement: Tensor
+    reference_normaliser: Tensor
+    coded_normaliser: Tensor
+
+
+def compare_logits(reference: Tensor, coded: Tensor) -> LogitComparison:
+    """Compare two sets of float32 logits (tokens, vocabulary)."""
+    reference_best, coded_best = (z.argmax(-1, keepdim=True) for z in (reference, coded))
+    highest = reference.gather(-1, reference_best)
+    weights = (reference - highest).exp_()
+    total = weights.sum(-1)
+    reference_normaliser = total.log() + highest[:, 0]
+    highest = coded.gather(-1, coded_best)
+    coded_normaliser = (coded - highest).exp_().sum(-1).log() + highest[:, 0]
+    gap = torch.linalg.vecdot(weights, reference - coded) / total
+    kl = gap - reference_normaliser + coded_normaliser
+    agreement = (reference_best == coded_best)[:, 0].float()
+    return LogitComparison(kl, agreement, reference_normaliser, coded_normaliser)
+
+
+def logit_chunks(model: SplitModel, *finals: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Float32 logits of several final states (tokens, channels), a few tokens at a time."""
+    for start in range(0, len(finals[0]), CHUNK):
+        part = slice(start, start + CHUNK)
+        yield part, [model.head(final[part]).float() for final in finals]
+
+
+class _SummedDivergence(torch.autograd.Function):
+    """Σ KL(reference ‖ coded) over tokens; the gradient for the logits is q − p."""
+
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx,
+        coded: Tensor,
+        reference: Tensor,
+        model: SplitModel,
+    ) -> Tensor:
+        gradients, total = [], coded.new_zeros((), dtype=torch.float32)
+        for part, target in zip(coded.split(CHUNK), reference.split(CHUNK), strict=True):
+            with torch.enable_grad():
+                state = part.detach().requires_grad_()
+                logits = model.head(state)
+            estimate, wanted = logits.detach().float(), model.head(target).float()
+            compared = compare_logits(wanted, estimate)
+            total += compared.kl.sum()
+            slope = (estimate - compared.coded_normaliser[:, None]).exp_()
+            slope -= (wanted - compared.reference_normaliser[:, None]).exp_()
+            gradients += torch.autograd.grad(logits, state, slope.to(logits.dtype))
+        context.save_for_backward(torch.cat(gradients))
+        return total
+
+    @staticmethod
+    def backward(
+        context: torch.autograd.function.FunctionCtx, outer: Tensor
+    ) -> tuple[Tensor, None, None]:
+        (gradient,) = context.saved_tensors
+        return gradient * outer.to(gradient.dtype), None, None
 
 
 def divergence(
@@ -27,14 +96,9 @@ def divergence(
     coded_final = model.final_states(coded, split)[mask]
     with torch.no_grad():
         reference_final = model.final_states(reference, model.blocks)[mask]
-    total = coded_final.new_zeros((), dtype=torch.float32)
-    for part, target in zip(coded_final.split(CHUNK), reference_final.split(CHUNK), strict=True):
-        total = total + checkpoint(_chunk_divergence, model, part, target, use_reentrant=False)
+    if coded_final.requires_grad:
+        total = _SummedDivergence.apply(coded_final, reference_final, model)
+    else:
+        chunks = logit_chunks(model, reference_final, coded_final)
+        total = sum(compare_logits(*logits).kl.sum() for _, logits in chunks)
     return total / mask.sum()
-
-
-def _chunk_divergence(model: SplitModel, coded: Tensor, reference: Tensor) -> Tensor:
-    with torch.no_grad():
-        target = model.head(reference).float().log_softmax(-1)
-    estimate = model.head(coded).float().log_softmax(-1)
-    return functional.kl_div(estimate, target, log_target=True, reduction="sum")

@@ -161,15 +161,16 @@ class Fitting:
             for name, part in parts.items():
                 part.load_state_dict(resumed[name])
         first = resumed.get("step", 0)
+        learnt = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         self.codec.train()
         for step in progress(range(first, steps), phase):
             # Noise is a function of seed and step, so that a resumed run repeats it.
             torch.manual_seed(hash((self.seed, phase == "polish", step)) % 2**31)
-            optimiser.zero_grad(set_to_none=True)
+            self.codec.zero_grad(set_to_none=True)
             value, figures = loss(step)
             self._check(value, phase, step)
             value.backward()
-            torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimiser.step()
             schedule.step()
             if step % _LOG_EVERY == 0 or step == steps - 1:
@@ -187,12 +188,12 @@ class Fitting:
         rate = self.settings.learning_rate
         groups = [{"params": networks, "lr": rate}, {"params": priors, "lr": 5 * rate}]
         if phase == "polish":
-            # Entries of the two transforms differ in size by orders; the rate is relative.
+            # Relative to the size of the entries, and to the quantiser's step, which grows with
+            # √λ: what is small against rounding at high λ would drown a fine quantiser.
+            relative = self.settings.transform_learning_rate * math.sqrt(self.rate_weight)
             for matrix in transforms:
                 size = float(matrix.detach().square().mean().sqrt())
-                groups.append(
-                    {"params": [matrix], "lr": self.settings.transform_learning_rate * size}
-                )
+                groups.append({"params": [matrix], "lr": relative * size})
         return groups
 
     def _rate_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -1,5 +1,6 @@
 """From names and files to a trained codec in its folder."""
 
+import math
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,7 +39,7 @@ def recipe(codec: str, rate_weight: float | None, seed: int, changes: dict[str, 
     if is_baseline(codec):
         if rate_weight is not None:
             raise SettingsError(f"{codec} has no λ; leave --lambda out")
-    elif rate_weight is None or not rate_weight > 0:
+    elif rate_weight is None or not 0 < rate_weight < math.inf:
         raise SettingsError(f"{codec} needs --lambda above zero, got {rate_weight}")
     try:
         hyperparameters = hyperparameters_of(codec).model_validate(changes)
@@ -96,11 +97,13 @@ def _fit(wanted: Recipe, stored: Activations, material: Material) -> tuple[Codec
     if not isinstance(settings, HyperpriorHyperparameters):
         return fit_closed_form(settings, data, wanted.rate_weight, wanted.seed), Log()
     if settings.polish_steps:
-        data.references, data.validation = _polishing_stores(material)
+        data.references, data.validation = _polishing_stores(stored, material)
     return fit_hyperprior(settings, data, wanted.rate_weight, wanted.seed, material.checkpoint)
 
 
-def _polishing_stores(material: Material) -> tuple[Activations, tuple[Activations, Activations]]:
+def _polishing_stores(
+    stored: Activations, material: Material
+) -> tuple[Activations, tuple[Activations, Activations]]:
     """Training references, and validation store with its references."""
     needed = {
         "--model": material.model,
@@ -114,4 +117,9 @@ def _polishing_stores(material: Material) -> tuple[Activations, tuple[Activation
         Activations(needed[flag])
         for flag in ("--references", "--validation", "--validation-references")
     )
+    stored.check_same_data(references)
+    validation[0].check_same_data(validation[1])
+    validation[0].check_split(stored.metadata["split"])
+    for final in (references, validation[1]):
+        final.check_split(material.model.blocks)
     return references, tuple(validation)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from small_world import gaussian_covariance, one_line, write_store
+from splitcodec.activations.moments import moments_of, ordinary_tokens, sample_tokens
+from splitcodec.errors import InputError
+
+CHANNELS = 5
+LENGTHS = (9, 4, 7, 1, 12)
+
+
+@pytest.fixture
+def rows():
+    generator = np.random.default_rng(0)
+    covariance = gaussian_covariance(CHANNELS).numpy()
+    mean = np.arange(CHANNELS)
+    drawn = [generator.multivariate_normal(mean, covariance, n) for n in LENGTHS]
+    return [torch.from_numpy(row).float() for row in drawn]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_moments_are_those_of_numpy_without_first_tokens(tmp_path, rows, batch):
+    moments = moments_of(write_store(tmp_path / "a.parquet", rows), batch)
+    usual = np.concatenate([row[1:].double().numpy() for row in rows])
+    np.testing.assert_allclose(moments.mean, usual.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(usual.T, bias=True), atol=1e-12)
+    first = np.stack([row[0].double().numpy() for row in rows])
+    np.testing.assert_allclose(moments.first_mean, first.mean(0), rtol=1e-12)
+    assert (moments.tokens, moments.sinks) == (sum(LENGTHS) - len(LENGTHS), 0)
+
+
+def test_sinks_are_left_out_and_counted(tmp_path, rows):
+    without = moments_of(write_store(tmp_path / "a.parquet", rows))
+    spoilt = [row.clone() for row in rows]
+    spoilt[0] = torch.cat([rows[0], torch.full((1, CHANNELS), 25_000.0)])
+    spoilt[2] = torch.cat([rows[2][:3], torch.full((1, CHANNELS), -3_000.0), rows[2][3:]])
+    spoilt[4][0] = 26_800
+    moments = moments_of(write_store(tmp_path / "b.parquet", spoilt))
+    assert (moments.sinks, moments.tokens) == (2, without.tokens)
+    torch.testing.assert_close(moments.mean, without.mean)
+    torch.testing.assert_close(moments.covariance, without.covariance)
+    assert moments.first_mean.max() > 5_000
+
+
+def test_too_few_tokens_are_refused(tmp_path):
+    store = write_store(tmp_path / "a.parquet", [torch.ones(2, 3), torch.ones(1, 3)])
+    with pytest.raises(InputError, match="too few tokens") as caught:
+        moments_of(store)
+    assert one_line(caught.value)
+
+
+def test_ordinary_tokens_are_neither_first_nor_padding_nor_sinks():
+    representation = torch.ones(2, 4, 3)
+    representation[0, 2] = 20.0
+    representation[1, 1] = 5.0
+    mask = torch.tensor([[True] * 4, [True, True, True, False]])
+    usable = ordinary_tokens(representation, mask)
+    assert usable.tolist() == [[False, True, False, True], [False, True, True, False]]
+
+
+def test_a_sample_is_repeatable_and_made_of_ordinary_tokens(tmp_path, rows):
+    rows[1][2] = 30_000
+    store = write_store(tmp_path / "a.parquet", rows)
+    sample = sample_tokens(store, 15, seed=3)
+    assert sample.shape == (15, CHANNELS)
+    assert torch.equal(sample, sample_tokens(store, 15, seed=3))
+    assert any(not torch.equal(sample, sample_tokens(store, 15, seed)) for seed in (4, 5, 6))
+    ordinary = {tuple(row.tolist()) for sequence in rows for row in sequence[1:]}
+    taken = [tuple(row.tolist()) for row in sample]
+    assert len(set(taken)) == 15
+    assert set(taken) <= ordinary - {(30_000.0,) * CHANNELS}
+
+
+def test_a_sample_larger_than_the_store_is_the_whole_store(tmp_path, rows):
+    store = write_store(tmp_path / "a.parquet", rows)
+    assert len(sample_tokens(store, 10_000, seed=0)) == sum(LENGTHS) - len(LENGTHS)

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+import torch
+
+from small_world import one_line, save_for, write_store
+from splitcodec.activations.moments import moments_of, sample_tokens
+from splitcodec.activations.store import Activations
+from splitcodec.bounds.covariance import covariance_bound
+from splitcodec.bounds.measure import measure_bounds
+from splitcodec.codecs.hyperparameters import KltHyperparameters
+from splitcodec.codecs.klt import fit_klt
+from splitcodec.codecs.registry import build_codec
+from splitcodec.errors import InputError
+
+
+def store(path, tokens=50, channels=6):
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.logspace(1, -1, channels)
+    rows = [scales * torch.randn(tokens, channels, generator=generator) for _ in range(20)]
+    return write_store(path, rows, split=2, partition="evaluation")
+
+
+def klt(activations, rate_weight):
+    moments = moments_of(activations)
+    sample = sample_tokens(activations, 1000, 0)
+    sensitivity = torch.eye(activations.channels, dtype=torch.float64)
+    return fit_klt(KltHyperparameters(), moments, sensitivity, sample, rate_weight)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    activations = store(tmp_path / "a.parquet")
+    folders = [
+        save_for(
+            klt(activations, rate_weight),
+            activations,
+            tmp_path / str(rate_weight),
+            **{"lambda": rate_weight},
+        )
+        for rate_weight in (0.01, 0.1)
+    ]
+    return activations, folders, measure_bounds(activations, folders, 200, 0)
+
+
+def test_the_report_is_plain_json_and_says_what_it_is_of(measured):
+    activations, _, report = measured
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert (report["model"], report["split"], report["partition"]) == ("m", 2, "evaluation")
+    assert (report["channels"], report["tokens"], report["sinks_left_out"]) == (6, 980, 0)
+    moments = moments_of(activations)
+    whole = covariance_bound(moments.covariance, moments.tokens)
+    assert report["covariance"]["representation_bits_per_token"] == whole.bits_per_token
+    assert report["covariance"]["standard_error"] == whole.standard_error
+    assert 0 < report["rademacher"]["value"] <= report["rademacher"]["upper"]
+    assert report["rademacher"]["samples"] == 20
+
+
+def test_every_codecs_bound_lies_above_its_rate(measured):
+    activations, folders, report = measured
+    batch = activations.read(range(20))
+    rows = report["covariance"]["codecs"]
+    assert [row["lambda"] for row in rows] == [0.01, 0.1]
+    for folder, row in zip(folders, rows, strict=True):
+        codec = klt(activations, row["lambda"])
+        symbols = codec.latent(batch.representation)[:, 1:].round().flatten(0, 1)
+        entropy = 0.0
+        for column in symbols.T:
+            _, counts = column.unique(return_counts=True)
+            shares = counts / counts.sum()
+            entropy -= (shares * shares.log2()).sum().item()
+        assert entropy < row["bits_per_token"] < entropy + 0.6 * codec.kept
+        assert row["channels_coded"] == codec.kept
+        assert folder.name == str(row["lambda"])
+    assert rows[0]["bits_per_token"] > rows[1]["bits_per_token"]
+
+
+def test_with_fewer_tokens_than_channels_there_is_no_bound_but_a_report(tmp_path):
+    activations = store(tmp_path / "a.parquet", tokens=2, channels=32)
+    report = measure_bounds(activations, [], 10, 0)
+    assert report["tokens"] == 20
+    assert report["covariance"]["representation_bits_per_token"] is None
+    assert report["covariance"]["standard_error"] is None
+    json.dumps(report, allow_nan=False)
+
+
+def test_a_codec_without_transform_gives_one_line(tmp_path):
+    activations = store(tmp_path / "a.parquet")
+    folder = save_for(build_codec("int4", 6, {}), activations, tmp_path / "int4")
+    with pytest.raises(InputError, match="int4") as caught:
+        measure_bounds(Activations(activations.path), [folder], 10, 0)
+    assert one_line(caught.value)

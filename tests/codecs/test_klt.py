@@ -1,0 +1,175 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from codec_samples import (
+    CHANNELS,
+    COVARIANCE,
+    FIRST_MEAN,
+    MEAN,
+    SENSITIVITY,
+    divergence_of,
+    fitted_klt,
+    representations,
+)
+from scipy.stats import norm
+
+from splitcodec.activations.moments import Moments
+from splitcodec.codecs.hyperparameters import KltHyperparameters
+from splitcodec.codecs.klt import choose_quantisation, fit_klt, whitened_transform
+from splitcodec.densities import gaussian
+from splitcodec.errors import BitstreamError
+
+RIDGE = 1e-3
+
+
+def test_the_transform_makes_channels_uncorrelated_in_order_of_variance():
+    transform, inverse = whitened_transform(COVARIANCE, SENSITIVITY, RIDGE)
+    eye = torch.eye(CHANNELS, dtype=torch.float64)
+    torch.testing.assert_close(transform @ inverse, eye)
+    latent = transform @ COVARIANCE @ transform.T
+    variances = latent.diagonal()
+    torch.testing.assert_close(latent, torch.diag(variances), rtol=0, atol=1e-10)
+    assert (variances.diff() <= 0).all()
+
+
+def test_half_the_squared_length_is_the_divergence():
+    transform, _ = whitened_transform(COVARIANCE, SENSITIVITY, RIDGE)
+    error = representations(1, 50)[0, 1:].double()
+    ridge = RIDGE * SENSITIVITY.diagonal().mean() * torch.eye(CHANNELS, dtype=torch.float64)
+    expected = 0.5 * ((error @ (SENSITIVITY + ridge)) * error).sum(-1)
+    torch.testing.assert_close(0.5 * (error @ transform.T).square().sum(-1), expected)
+
+
+def test_the_transform_is_repeatable_though_eigenvectors_have_no_sign():
+    once, _ = whitened_transform(COVARIANCE, SENSITIVITY, RIDGE)
+    again, _ = whitened_transform(COVARIANCE.clone(), SENSITIVITY.clone(), RIDGE)
+    assert torch.equal(once, again)
+
+
+def draw(deviations, samples=40_000, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, len(deviations), generator=generator) * torch.tensor(deviations)
+
+
+def cost_of(chosen, latents, rate_weight):
+    """½ error² and bits of each channel, counted anew."""
+    symbols = (latents / chosen.steps).round()
+    error = 0.5 * (latents - symbols * chosen.gains * chosen.steps).square().mean(0)
+    scales = gaussian.table_scales()[chosen.tables.long()]
+    bits = gaussian.bits(symbols.double(), scales).mean(0)
+    dropped = 0.5 * latents.square().mean(0)
+    return torch.where(chosen.coded, error, dropped), torch.where(chosen.coded, bits, 0.0)
+
+
+def least_cost(deviation, rate_weight):
+    """Brute force: the best step of a Gaussian with ideal coder and gain, or dropping it."""
+    best = 0.5 * deviation**2
+    for step in np.geomspace(0.02, 20, 800) * math.sqrt(12 * rate_weight):
+        reach = int(np.ceil(8 * deviation / step)) + 1
+        edges = (np.arange(-reach, reach + 2) - 0.5) * step / deviation
+        mass = np.diff(norm.cdf(edges))
+        moments = -deviation * np.diff(norm.pdf(edges))
+        symbols = np.arange(-reach, reach + 1)
+        gain = (symbols * moments).sum() / max(step * (symbols**2 * mass).sum(), 1e-300)
+        error = deviation**2 - gain * step * (symbols * moments).sum()
+        rate = -(mass[mass > 0] * np.log2(mass[mass > 0])).sum()
+        best = min(best, 0.5 * error + rate_weight * rate)
+    return best
+
+
+@pytest.mark.parametrize("deviation", [0.2, 0.6, 1.0, 2.0, 5.0, 30.0])
+def test_the_choice_is_as_good_as_brute_force(deviation):
+    rate_weight = 0.1
+    latents = draw([deviation])
+    chosen = choose_quantisation(latents, rate_weight)
+    distortion, bits = cost_of(chosen, draw([deviation], seed=1), rate_weight)
+    cost = (distortion + rate_weight * bits).item()
+    least = least_cost(deviation, rate_weight)
+    assert 0.97 * least < cost < 1.02 * least
+
+
+def test_at_high_rate_it_is_what_theory_says():
+    rate_weight, deviation = 0.01, 6.0
+    latents = draw([deviation])
+    chosen = choose_quantisation(latents, rate_weight)
+    step = math.sqrt(12 * rate_weight / math.log(2))
+    assert chosen.steps.item() == pytest.approx(step, rel=0.2)
+    assert chosen.gains.item() == pytest.approx(1, abs=0.01)
+    distortion, bits = cost_of(chosen, draw([deviation], seed=1), rate_weight)
+    entropy = 0.5 * math.log2(2 * math.pi * math.e * deviation**2)
+    used = chosen.steps.item()
+    assert distortion.item() == pytest.approx(0.5 * used**2 / 12, rel=0.03)
+    assert bits.item() == pytest.approx(entropy - math.log2(used), abs=0.02)
+    theory = 0.5 * step**2 / 12 + rate_weight * (entropy - math.log2(step))
+    assert (distortion + rate_weight * bits).item() == pytest.approx(theory, rel=0.01)
+
+
+def test_channels_not_worth_their_bits_are_dropped():
+    rate_weight = 0.1
+    deviations = [0.01, 0.1, 0.3, 3.0]
+    chosen = choose_quantisation(draw(deviations), rate_weight)
+    assert chosen.coded.tolist() == [False, False, False, True]
+    assert fitted_klt(1e-6).kept == CHANNELS
+    kept = [fitted_klt(rate_weight).kept for rate_weight in (0.001, 0.01, 0.1, 1.0)]
+    assert kept == sorted(kept, reverse=True)
+    assert 0 < kept[2] < CHANNELS
+
+
+def test_smaller_lambda_gives_more_bits_and_less_divergence():
+    representation, lengths = representations(2, 500, seed=9), torch.tensor([500, 500])
+    points = []
+    for rate_weight in (0.0005, 0.002, 0.01, 0.05):
+        codec = fitted_klt(rate_weight)
+        with torch.no_grad():
+            estimate = codec(representation, lengths)
+        error = (estimate.reconstruction - representation)[:, 1:]
+        points.append((estimate.bits.mean().item(), divergence_of(error)))
+    bits, divergences = zip(*points, strict=True)
+    assert list(bits) == sorted(bits, reverse=True)
+    assert list(divergences) == sorted(divergences)
+    # λ is the slope: between neighbours, nats a bit lie about between their two λ
+    for (b0, d0), (b1, d1), low, high in zip(
+        points, points[1:], (0.0005, 0.002, 0.01), (0.002, 0.01, 0.05), strict=False
+    ):
+        assert 0.7 * low < (d1 - d0) / (b0 - b1) < 1.4 * high
+
+
+def test_whitening_by_the_sensitivity_beats_plain_mean_square_error():
+    """The same rate spent without knowing the sensitivity costs more divergence."""
+    representation, lengths = representations(2, 500, seed=9), torch.tensor([500, 500])
+    plain = SENSITIVITY.diagonal().mean() * torch.eye(CHANNELS, dtype=torch.float64)
+    moments = Moments(MEAN, FIRST_MEAN, COVARIANCE, tokens=4096, sinks=0)
+    sample = representations(1, 4097)[0, 1:]
+    costs = []
+    for sensitivity in (SENSITIVITY, plain):
+        codec = fit_klt(KltHyperparameters(), moments, sensitivity, sample, 0.005)
+        estimate = codec(representation, lengths)
+        error = (estimate.reconstruction - representation)[:, 1:]
+        costs.append(divergence_of(error) + 0.005 * estimate.bits.mean().item())
+    assert costs[0] < 0.9 * costs[1]
+
+
+def test_with_an_enormous_lambda_nothing_is_coded_and_the_mean_comes_back(data):
+    codec = fitted_klt(1e6)
+    assert codec.kept == 0
+    streams = codec.compress(*data)
+    assert {len(stream) for stream in streams} == {8}
+    decoded = codec.decompress(streams, data[1])
+    torch.testing.assert_close(decoded[0, 0], FIRST_MEAN.float())
+    torch.testing.assert_close(decoded[0, 5], MEAN.float())
+
+
+def test_other_tables_are_noticed_by_the_checksum(klt, data):
+    streams = klt.compress(*data)
+    other = fitted_klt()
+    other.scale_index[0] += 3
+    with pytest.raises(BitstreamError, match="decoded to other symbols"):
+        other.decompress(streams, data[1])
+
+
+def test_fitting_is_repeatable():
+    once, again = fitted_klt(), fitted_klt()
+    for name, value in once.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name

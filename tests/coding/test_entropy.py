@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitcodec.coding.clock import coder_clock
+from splitcodec.coding.entropy import PRECISION, Tables, decode, encode, quantise_tables
+from splitcodec.densities import gaussian
+from splitcodec.errors import BitstreamError
+
+FAR = 1 << 24
+
+
+def int32(values):
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def entropy_of(symbols, indexes, tables):
+    """Ideal code length in bits of symbols that lie inside their tables."""
+    rows = symbols - tables.lowest[indexes.long()]
+    starts = tables.cumulative[indexes.long(), rows.long()]
+    ends = tables.cumulative[indexes.long(), rows.long() + 1]
+    return -((ends - starts).double() / (1 << PRECISION)).log2().sum().item()
+
+
+@st.composite
+def cases(draw):
+    """Random tables and ragged rows of symbols, some far outside their tables."""
+    sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    weights = np.random.default_rng(draw(st.integers(0, 2**32)))
+    power = draw(st.sampled_from([1, 4, 40]))
+    vectors = [torch.from_numpy(weights.random(size) ** power + 1e-12) for size in sizes]
+    vectors = [vector / vector.sum() for vector in vectors]
+    lowest = [draw(st.integers(-1000, 1000)) for _ in sizes]
+    tables = quantise_tables(vectors, lowest)
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(0, 30))
+    index = st.integers(-1, len(sizes) - 1)
+    indexes = draw(st.lists(index, min_size=rows * columns, max_size=rows * columns))
+    near, far = st.integers(-45, 45), st.integers(-FAR, FAR)
+    symbols = [
+        0 if i < 0 else draw(st.one_of(near.map(lambda s, i=i: s + lowest[i]), far))
+        for i in indexes
+    ]
+    shape = (rows, columns)
+    return int32(symbols).view(shape), int32(indexes).view(shape), tables
+
+
+@given(cases())
+@settings(max_examples=150, deadline=None)
+def test_all_symbols_come_back(case):
+    symbols, indexes, tables = case
+    streams = encode(symbols, indexes, tables)
+    assert len(streams) == len(symbols)
+    assert torch.equal(decode(streams, indexes, tables), symbols)
+
+
+@given(cases())
+@settings(max_examples=50, deadline=None)
+def test_a_stream_does_not_depend_on_its_neighbours_or_its_padding(case):
+    symbols, indexes, tables = case
+    together = encode(symbols, indexes, tables)
+    for row, stream in enumerate(together):
+        kept = indexes[row] >= 0
+        alone = encode(symbols[row, kept][None], indexes[row, kept][None], tables)
+        assert alone == [stream]
+
+
+@given(cases())
+@settings(max_examples=50, deadline=None)
+def test_what_lies_at_skipped_places_is_ignored(case):
+    symbols, indexes, tables = case
+    spoilt = torch.where(indexes < 0, 12345, symbols)
+    assert encode(spoilt, indexes, tables) == encode(symbols, indexes, tables)
+
+
+@pytest.mark.parametrize("symbol", [FAR, -FAR, 1 << 30, -(1 << 30)])
+@pytest.mark.parametrize("table", [0, 63])
+def test_a_sink_escapes_exactly(symbol, table):
+    symbols, indexes = int32([[1, symbol, 0, -1]]), int32([[table] * 4])
+    streams = encode(symbols, indexes, gaussian.tables())
+    assert torch.equal(decode(streams, indexes, gaussian.tables()), symbols)
+
+
+def test_an_empty_row_costs_only_the_coders_state():
+    symbols, indexes = int32([[0, 0], [3, -2]]), int32([[-1, -1], [5, 5]])
+    empty, full = encode(symbols, indexes, gaussian.tables())
+    assert len(empty) == 4 < len(full)
+    assert torch.equal(decode([empty, full], indexes, gaussian.tables()), symbols)
+    none = torch.zeros(2, 0, dtype=torch.int32)
+    assert decode(encode(none, none, gaussian.tables()), none, gaussian.tables()).shape == (2, 0)
+
+
+def test_long_streams_come_within_one_per_cent_of_the_ideal():
+    generator = torch.Generator().manual_seed(0)
+    tables = gaussian.tables()
+    indexes = torch.randint(0, 64, (2, 40_000), generator=generator, dtype=torch.int32)
+    noise = torch.randn(indexes.shape, generator=generator).clamp(-4, 4)
+    symbols = (noise * gaussian.table_scales()[indexes.long()]).round().to(torch.int32)
+    streams = encode(symbols, indexes, tables)
+    ideal = entropy_of(symbols, indexes, tables)
+    bits = 8 * sum(map(len, streams))
+    assert 0.999 * ideal < bits < 1.01 * ideal
+    # and the tables themselves are those of the continuous model
+    model = gaussian.bits(symbols.double(), gaussian.table_scales()[indexes.long()]).sum().item()
+    assert bits == pytest.approx(model, rel=0.01)
+
+
+def test_peaked_tables_stay_increasing_and_cost_little():
+    mass = torch.tensor([1e-9, 1 - 2e-9, 1e-9], dtype=torch.float64)
+    tables = quantise_tables([mass], [-1])
+    assert (tables.cumulative[0].diff() >= 1).all()
+    symbols = torch.zeros(1, 100_000, dtype=torch.int32)
+    (stream,) = encode(symbols, torch.zeros_like(symbols), tables)
+    assert len(stream) < 100
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(0, 1), min_size=1, max_size=300).filter(lambda row: sum(row) > 0),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=80, deadline=None)
+def test_every_table_rises_strictly_to_two_to_the_sixteen(rows):
+    vectors = [torch.tensor(row, dtype=torch.float64) for row in rows]
+    tables = quantise_tables([v / max(1.0, v.sum().item()) for v in vectors], [0] * len(rows))
+    for cumulative, size, row in zip(tables.cumulative, tables.sizes, rows, strict=True):
+        assert size == len(row) + 2, "one entry more than symbols and escape"
+        assert cumulative[0] == 0
+        assert cumulative[size - 1] == 1 << PRECISION
+        assert (cumulative[:size].diff() >= 1).all()
+
+
+def test_what_is_missing_to_one_goes_to_the_escape():
+    tables = quantise_tables([torch.tensor([0.25, 0.25])], [0])
+    frequencies = tables.cumulative[0].diff() / (1 << PRECISION)
+    torch.testing.assert_close(frequencies, torch.tensor([0.25, 0.25, 0.5]), rtol=0, atol=1e-4)
+    symbols = int32([[7] * 8000])
+    (stream,) = encode(symbols, torch.zeros_like(symbols), tables)
+    # one bit for each escape, and what the coder adds for the symbol itself
+    assert 8000 / 8 < len(stream) < 8000 * 3
+
+
+def test_a_stream_shorter_than_the_coders_state_is_refused():
+    for stream in (b"", b"abc"):
+        with pytest.raises(BitstreamError, match="damaged"):
+            decode([stream], int32([[0]]), gaussian.tables())
+
+
+def test_garbage_never_crashes_the_decoder():
+    generator = np.random.default_rng(0)
+    indexes = torch.randint(0, 64, (1, 60), dtype=torch.int32)
+    for _ in range(500):
+        garbage = generator.bytes(int(generator.integers(4, 120)))
+        assert decode([garbage], indexes, gaussian.tables()).shape == (1, 60)
+
+
+# If this fails, streams made before can no longer be decoded: the container's VERSION must grow.
+GOLDEN_STREAM = "e7579a0af37043bbbf"
+
+
+def test_a_golden_stream_has_not_changed():
+    tables = Tables(int32([[0, 20000, 60000, 65535, 65536]]), int32([5]), int32([-1]))
+    symbols = int32([[0, 0, 1, -1, 0, 900, -1, 0, 1, 0]])
+    indexes = int32([[0, 0, 0, 0, 0, 0, -1, 0, 0, 0]])
+    (stream,) = encode(symbols, indexes, tables)
+    assert stream.hex() == GOLDEN_STREAM
+    assert torch.equal(decode([stream], indexes, tables), torch.where(indexes < 0, 0, symbols))
+
+
+def test_the_clock_counts_the_coder():
+    coder_clock.reset()
+    symbols = torch.zeros(1, 1000, dtype=torch.int32)
+    streams = encode(symbols, symbols, gaussian.tables())
+    encoding = coder_clock.seconds
+    decode(streams, symbols, gaussian.tables())
+    assert 0 < encoding < coder_clock.seconds < 60
+    coder_clock.reset()
+    assert coder_clock.seconds == 0

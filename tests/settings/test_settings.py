@@ -1,0 +1,156 @@
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from splitcodec.errors import SettingsError
+from splitcodec.settings import Settings, load_settings
+
+PARAMS = Path(__file__).parents[2] / "params"
+TINY = yaml.safe_load((PARAMS / "tiny.yaml").read_text())
+
+
+def changed(place, value):
+    """The tiny parameters with one value set (or removed) at a dotted place."""
+    values = copy.deepcopy(TINY)
+    *parents, last = (int(part) if part.isdigit() else part for part in place.split("."))
+    inner = values
+    for part in parents:
+        inner = inner[part]
+    if value is REMOVED:
+        del inner[last]
+    else:
+        inner[last] = value
+    return values
+
+
+REMOVED = object()
+
+
+def complaint(values):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(values)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_params_file_of_the_repository_is_valid(path):
+    assert load_settings(path).models
+
+
+def test_what_is_not_named_has_its_default():
+    settings = load_settings({key: TINY[key] for key in ("experiment", "models", "text")})
+    assert settings.seeds == [0]
+    assert settings.codecs == []
+    assert settings.evaluation.bootstrap == 1000
+    assert settings.models[0].dtype == "float32"
+
+
+BAD = {
+    "unknown key": ("expriment", "x", "expriment", "unknown key"),
+    "unknown inner key": ("models.0.split", [1], "models.0.split", "unknown key"),
+    "missing key": ("experiment", REMOVED, "experiment", "required"),
+    "negative λ": ("codecs.0.lambdas", [0.1, -0.1], "codecs.0.lambdas.1", "greater than 0"),
+    "λ zero": ("codecs.0.lambdas", [0], "codecs.0.lambdas.0", "greater than 0"),
+    "λ infinite": ("codecs.0.lambdas", [float("inf")], "codecs.0.lambdas.0", "finite"),
+    "λ not a number": ("codecs.0.lambdas", ["low"], "codecs.0.lambdas.0", "number"),
+    "no λ": ("codecs.0.lambdas", [], "codecs.0.lambdas", "at least 1"),
+    "λ twice": ("codecs.0.lambdas", [0.1, 0.1], "codecs.0.lambdas", "twice"),
+    "unknown codec": ("codecs.0.name", "vq", "codecs.0.name", "klt, hyperprior"),
+    "baseline with λ": ("codecs.0.name", "int4", "codecs.0.name", "baselines"),
+    "misspelt hyper-parameter": ("codecs.1.set.widht", 8, "codecs.1.set.widht", "unknown key"),
+    "bad hyper-parameter": ("codecs.1.set.steps", -1, "codecs.1.set.steps", "or equal to 0"),
+    "width and heads": ("codecs.1.set.width", 18, "codecs.1.set", "no multiple of heads"),
+    "codec twice": ("codecs.1", {"name": "klt", "lambdas": [0.5]}, "codecs", "twice: klt"),
+    "model twice": ("models", TINY["models"] * 2, "models", "twice: random-llama"),
+    "learned baseline": ("baselines.codecs", ["fp16", "klt"], "baselines.codecs", "not a baseline"),
+    "unknown baseline": ("baselines.codecs", ["int9"], "baselines.codecs", "int2 to int8"),
+    "unknown coder": ("baselines.coders", ["lzma"], "baselines.coders.0", "'deflate'"),
+    "split zero": ("models.0.splits", [1, 0], "models.0.splits.1", "greater than 0"),
+    "split negative": ("models.0.splits", [-2], "models.0.splits.0", "greater than 0"),
+    "split not whole": ("models.0.splits", [1.5], "models.0.splits.0", "integer"),
+    "split twice": ("models.0.splits", [2, 2], "models.0.splits", "twice"),
+    "no split": ("models.0.splits", [], "models.0.splits", "at least 1"),
+    "unknown dtype": ("models.0.dtype", "float64", "models.0.dtype", "'bfloat16'"),
+    "unknown source": ("models.0.source.kind", "ftp", "models.0.source", "'hub'"),
+    "unknown architecture": (
+        "models.0.source.architecture",
+        "opt",
+        "models.0.source.random.architecture",
+        "'llama'",
+    ),
+    "path in a name": ("models.0.name", "a/b", "models.0.name", "match"),
+    "missing partition": ("text.partitions.validation", REMOVED, "text.partitions", "validation"),
+    "unknown partition": ("text.partitions.test", {}, "text.partitions.test.[key]", "'train'"),
+    "two rules": ("text.partitions.train.between", [1, 2], "text.partitions.train", "exactly one"),
+    "no rule": ("text.partitions.train", {"sequences": 3}, "text.partitions.train", "exactly one"),
+    "no sequences": ("text.partitions.train.sequences", 0, "text.partitions.train.sequences", "0"),
+    "sequence of one": ("text.sequence_length", 1, "text.sequence_length", "equal to 2"),
+    "seed negative": ("seeds", [-1], "seeds.0", "or equal to 0"),
+    "seed twice": ("seeds", [3, 3], "seeds", "twice: 3"),
+    "one sign vector": ("bounds.rademacher_draws", 1, "bounds.rademacher_draws", "equal to 2"),
+    "no resamples": ("evaluation.bootstrap", 0, "evaluation.bootstrap", "greater than 0"),
+    "checksum": (
+        "models.0.source",
+        dict(kind="pip", package="a", version="1", sha256="zz", path="x"),
+        "models.0.source.pip.sha256",
+        "match",
+    ),
+}
+
+
+@pytest.mark.parametrize("place, value, named, allowed", BAD.values(), ids=BAD)
+def test_a_bad_parameter_gives_one_line_with_its_place(place, value, named, allowed):
+    message = complaint(changed(place, value))
+    assert f" {named}: " in message
+    assert allowed in message
+
+
+def test_all_complaints_come_at_once():
+    values = changed("codecs.0.lambdas", [-1])
+    values["seeds"] = []
+    message = complaint(values)
+    assert "codecs.0.lambdas.0" in message
+    assert "seeds" in message
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "[1,", "a: b: c", "\t- x"])
+def test_a_file_that_is_no_mapping(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    complaint(path)
+
+
+def test_a_file_that_is_missing_or_binary(tmp_path):
+    assert "nowhere.yaml" in complaint(tmp_path / "nowhere.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.yaml is not YAML" in complaint(tmp_path / "binary.yaml")
+
+
+def test_settings_do_not_change():
+    settings = load_settings(TINY)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.experiment = "other"
+
+
+def test_every_parameter_is_described_by_the_schema():
+    schema = Settings.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == set(Settings.model_fields)
+    assert schema["required"] == ["experiment", "models", "text"]
+
+
+def test_reading_settings_imports_no_torch():
+    code = f"""
+import sys
+from pathlib import Path
+from splitcodec.settings import load_settings
+load_settings(Path({str(PARAMS / "tiny.yaml")!r}))
+assert not {{"torch", "numpy", "transformers"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,175 @@
+import json
+import math
+
+import pytest
+import torch
+
+from small_world import one_line
+from splitcodec.codecs.registry import load_codec
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.training.run import Material, recipe, train
+from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
+
+SPLIT = 2
+SMALL = {
+    "side_channels": 4,
+    "width": 16,
+    "heads": 2,
+    "steps": 4,
+    "polish_steps": 2,
+    "batch_tokens": 256,
+    "polish_batch_tokens": 128,
+}
+
+
+@pytest.mark.parametrize("rate_weight", [-0.01, 0.0, math.nan, math.inf, None])
+@pytest.mark.parametrize("codec", ["klt", "hyperprior"])
+def test_a_learned_codec_needs_a_lambda(codec, rate_weight):
+    with pytest.raises(SettingsError, match=rf"{codec} needs --lambda above zero") as caught:
+        recipe(codec, rate_weight, 0, {})
+    assert one_line(caught.value)
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int4"])
+def test_a_baseline_has_none(codec):
+    with pytest.raises(SettingsError, match=f"{codec} has no λ") as caught:
+        recipe(codec, 0.1, 0, {})
+    assert one_line(caught.value)
+    assert recipe(codec, None, 0, {}).rate_weight is None
+
+
+@pytest.mark.parametrize(
+    "codec, changes, place",
+    [
+        ("hyperprior", {"widht": 3}, "widht"),
+        ("klt", {"width": 16}, "width"),
+        ("hyperprior", {"steps": -1}, "steps"),
+        ("hyperprior", {"learning_rate": "fast"}, "learning_rate"),
+        ("hyperprior", {"learning_rate": math.inf}, "learning_rate"),
+        ("hyperprior", {"width": 17}, "width"),
+        ("hyperprior", {"heads": None}, "heads"),
+        ("klt", {"shrinkage": 0}, "shrinkage"),
+    ],
+)
+def test_bad_hyperparameters_name_their_place(codec, changes, place):
+    with pytest.raises(SettingsError, match=rf"hyper-parameters of {codec}: .*{place}") as caught:
+        recipe(codec, 0.1, 0, changes)
+    assert one_line(caught.value)
+
+
+def test_an_unknown_codec_names_the_known():
+    with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, hyperprior"):
+        recipe("vq", 0.1, 0, {})
+
+
+@pytest.fixture(scope="module")
+def material(world, tmp_path_factory):
+    train_store = world.activations(SPLIT, "train")
+    matrix = measure_sensitivity(world.model, {SPLIT: train_store}, 8, 4, 0)[SPLIT]
+    path = tmp_path_factory.mktemp("sensitivity") / "split2.safetensors"
+    save_sensitivity(path, matrix, {"split": SPLIT})
+    return dict(
+        sensitivity=path,
+        references=world.store(3, "train"),
+        validation=world.store(SPLIT, "validation"),
+        validation_references=world.store(3, "validation"),
+        model=world.model,
+    )
+
+
+def fit(world, folder, material, codec="klt", split=SPLIT, rate_weight=0.01, **changes):
+    made = Material(checkpoint=folder.with_suffix(".checkpoint"), **material)
+    train(recipe(codec, rate_weight, 7, changes), world.store(split, "train"), folder, made)
+    return folder
+
+
+@pytest.mark.parametrize("codec, changes", [("klt", {}), ("hyperprior", SMALL)])
+def test_the_folder_says_what_the_codec_is(world, material, tmp_path, codec, changes):
+    folder = fit(world, tmp_path / "codec", material, codec, **changes)
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"codec.safetensors", "codec.json", "training.jsonl"}
+    loaded, meaning = load_codec(folder)
+    metadata = world.activations(SPLIT, "train").metadata
+    expected = {"codec": codec, "mode": "frozen", "lambda": 0.01, "seed": 7, "split": SPLIT}
+    expected |= {key: metadata[key] for key in ("model", "model_hash", "data_hash", "channels")}
+    assert meaning.items() >= expected.items()
+    assert meaning["hyperparameters"].items() >= changes.items()
+    assert meaning["train_seconds"] > 0
+    assert {"splitcodec", "torch", "torch_ans"} <= meaning["versions"].keys()
+    lines = (folder / "training.jsonl").read_text().splitlines()
+    assert bool(lines) == (codec == "hyperprior")
+    assert all(json.loads(line)["loss"] > 0 for line in lines)
+    assert loaded.kept > 0
+
+
+def test_training_twice_gives_the_same_hash(world, material, tmp_path):
+    folders = [fit(world, tmp_path / x, material, "hyperprior", **SMALL) for x in "ab"]
+    hashes = {load_codec(folder)[1]["hash"] for folder in folders}
+    assert len(hashes) == 1
+    other = fit(world, tmp_path / "c", material, "hyperprior", rate_weight=0.02, **SMALL)
+    assert load_codec(other)[1]["hash"] not in hashes
+
+
+def test_a_baseline_needs_only_a_store(world, tmp_path):
+    train(recipe("int4", None, 5, {}), world.store(SPLIT, "train"), tmp_path / "int4")
+    codec, meaning = load_codec(tmp_path / "int4", "zstd")
+    assert (meaning["mode"], meaning["lambda"], meaning["seed"]) == ("none", None, None)
+    assert codec.channels == 32
+    assert (tmp_path / "int4" / "training.jsonl").read_text() == ""
+
+
+def test_a_sensitivity_of_another_split_is_refused(world, material, tmp_path):
+    with pytest.raises(InputError, match=r"is of split 2.*of 1") as caught:
+        fit(world, tmp_path / "codec", material, split=1)
+    assert one_line(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sensitivity_of_another_width_is_refused(world, material, tmp_path):
+    path = tmp_path / "narrow.safetensors"
+    save_sensitivity(path, torch.eye(8).double(), {"split": SPLIT})
+    with pytest.raises(InputError, match="narrow"):
+        fit(world, tmp_path / "codec", material | {"sensitivity": path})
+
+
+@pytest.mark.parametrize("missing", ["references", "validation", "validation_references", "model"])
+def test_polishing_says_what_is_missing(world, material, tmp_path, missing):
+    flag = "--" + missing.replace("_", "-")
+    with pytest.raises(InputError, match=rf"polishing needs {flag}; or --set") as caught:
+        fit(world, tmp_path / "codec", material | {missing: None}, "hyperprior", **SMALL)
+    assert one_line(caught.value)
+    fit(
+        world, tmp_path / "codec", material | {missing: None}, "hyperprior", polish_steps=0, steps=1
+    )
+
+
+@pytest.mark.parametrize("wrong", ["references", "validation_references"])
+def test_references_of_other_tokens_are_refused(world, material, tmp_path, wrong):
+    stores = material | {wrong: world.store(3, "evaluation")}
+    with pytest.raises(InputError, match="same tokens") as caught:
+        fit(world, tmp_path / "codec", stores, "hyperprior", **SMALL)
+    assert one_line(caught.value)
+    assert not (tmp_path / "codec").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong, split, partition",
+    [
+        ("references", 2, "train"),
+        ("validation", 1, "validation"),
+        ("validation_references", 1, "validation"),
+    ],
+)
+def test_stores_of_another_split_are_refused(world, material, tmp_path, wrong, split, partition):
+    stores = material | {wrong: world.store(split, partition)}
+    with pytest.raises(InputError, match=f"is of split {split}, where") as caught:
+        fit(world, tmp_path / "codec", stores, "hyperprior", **SMALL)
+    assert one_line(caught.value)
+    assert not (tmp_path / "codec").exists()
+
+
+def test_a_missing_store_is_named(world, material, tmp_path):
+    with pytest.raises(InputError, match=r"none\.parquet does not exist"):
+        made = Material(checkpoint=tmp_path / "c", **material)
+        train(recipe("klt", 0.1, 0, {}), tmp_path / "none.parquet", tmp_path / "codec", made)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,145 @@
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from torch.nn import functional
+
+from small_world import one_line
+from splitcodec.activations.moments import ordinary_tokens
+from splitcodec.errors import InputError
+from splitcodec.training.sensitivity import (
+    load_sensitivity,
+    measure_sensitivity,
+    save_sensitivity,
+)
+
+CHANNELS = 32
+
+
+def measure(world, splits, sequences=24, seed=0):
+    stores = {split: world.activations(split, "train") for split in splits}
+    return measure_sensitivity(world.model, stores, sequences, 4, seed)
+
+
+def head_alone(world):
+    """Σ over labels of p · g gᵀ: the expectation over labels in closed form, at the last block.
+
+    There each token's loss depends on its own representation alone, so that the gradient for a
+    label is the Jacobian of norm and head applied to softmax minus label.
+    """
+    store = world.activations(3, "train")
+    total, count = torch.zeros(CHANNELS, CHANNELS).double(), 0
+    for batch in store.batches(8):
+        states = batch.representation[ordinary_tokens(batch.representation, batch.mask)]
+        for state in states[::5]:
+
+            def logits(vector):
+                return world.model.back(vector[None, None], 3)[0, 0]
+
+            jacobian = torch.autograd.functional.jacobian(logits, state).double()
+            shares = logits(state).detach().double().softmax(-1)
+            fisher = torch.diag(shares) - torch.outer(shares, shares)
+            total += jacobian.T @ fisher @ jacobian
+            count += 1
+    return total / count
+
+
+def test_at_the_last_block_it_is_the_fisher_information_in_closed_form(world):
+    expected = head_alone(world)
+    found = sum(measure(world, [3], seed=seed)[3] for seed in range(12)) / 12
+    assert found.dtype == torch.float64
+    assert (found - expected).norm() / expected.norm() < 0.12
+    assert found.trace().item() == pytest.approx(expected.trace().item(), rel=0.05)
+
+
+def test_it_predicts_the_divergence_of_a_small_error(world):
+    """½ eᵀ G e, with G over all tokens and errors of the size of quantisation."""
+    split = 2
+    sensitivity = sum(measure(world, [split], seed=seed)[split] for seed in range(8)) / 8
+    store = world.activations(split, "train")
+    batch = store.read(range(len(store)))
+    usable = ordinary_tokens(batch.representation, batch.mask)
+    generator = torch.Generator().manual_seed(0)
+    error = 0.02 * torch.randn(batch.representation.shape, generator=generator)
+    error = error * usable[..., None]
+    with torch.no_grad():
+        before = world.model.back(batch.representation, split).double().log_softmax(-1)
+        after = world.model.back(batch.representation + error, split).double().log_softmax(-1)
+    total = (before.exp() * (before - after)).sum(-1)[batch.mask].sum().item()
+    errors = error[usable].double()
+    predicted = 0.5 * ((errors @ sensitivity) * errors).sum().item()
+    assert total == pytest.approx(predicted, rel=0.25)
+
+
+def test_it_is_the_mean_of_per_token_gradients(world):
+    """Against gradients taken one sequence at a time, with labels drawn in the same order."""
+    split, seed = 1, 5
+    store = world.activations(split, "train")
+    count = 4
+    chosen = [round(i * (len(store) - 1) / (count - 1)) for i in range(count)]
+    generator = torch.Generator().manual_seed(seed)
+    total, tokens = torch.zeros(CHANNELS, CHANNELS).double(), 0
+    for row in chosen:
+        batch = store.read([row])
+        state = batch.representation.requires_grad_()
+        logits = world.model.back(state, split)[0]
+        labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, state)
+        kept = gradient[ordinary_tokens(batch.representation, batch.mask)].double()
+        total += kept.T @ kept
+        tokens += len(kept)
+    found = measure_sensitivity(world.model, {split: store}, count, 1, seed)[split]
+    torch.testing.assert_close(found, total / tokens, rtol=1e-3, atol=1e-6)
+
+
+def test_several_splits_in_one_pass_are_alike_to_each_alone(world):
+    together = measure(world, [1, 2, 3])
+    assert together.keys() == {1, 2, 3}
+    # only the first split's own states are those of the store: later ones follow by computing
+    for split in (1, 2, 3):
+        alone = measure(world, [split])[split]
+        torch.testing.assert_close(
+            together[split], alone, rtol=0.02, atol=0.02 * alone.max().item()
+        )
+
+
+def test_it_is_symmetric_positive_and_repeatable(world):
+    found = measure(world, [2], sequences=6)[2]
+    torch.testing.assert_close(found, found.T)
+    assert torch.linalg.eigvalsh(found).min() > -1e-9
+    assert torch.equal(found, measure(world, [2], sequences=6)[2])
+    assert not torch.equal(found, measure(world, [2], sequences=6, seed=1)[2])
+
+
+def test_the_model_keeps_no_gradients(world):
+    measure(world, [1], sequences=2)
+    assert all(parameter.grad is None for parameter in world.model.parameters())
+
+
+def test_it_comes_back_from_its_file(tmp_path):
+    matrix = torch.eye(3, dtype=torch.float64)
+    path = tmp_path / "deep" / "split2.safetensors"
+    save_sensitivity(path, matrix, {"split": 2, "model": "m"})
+    found, meaning = load_sensitivity(path)
+    assert torch.equal(found, matrix)
+    assert meaning == {"kind": "sensitivity", "split": 2, "model": "m"}
+
+
+def test_missing_damaged_and_foreign_files_give_one_line(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match="does not exist"):
+        load_sensitivity(path)
+    save_sensitivity(path, torch.eye(3), {"split": 2})
+    data = path.read_bytes()
+    spoilt = [b"", data[:5], data[:-1], b"\xff" * 100]
+    spoilt.append(safetensors.torch.save({"a": torch.zeros(1)}))
+    meaning = {"splitcodec": json.dumps({"kind": "sensitivity"})}
+    spoilt.append(safetensors.torch.save({"other": torch.zeros(1)}, metadata=meaning))
+    spoilt.append(safetensors.torch.save({"sensitivity": torch.zeros(1)}, {"splitcodec": "{"}))
+    for number, wrong in enumerate(spoilt):
+        path.write_bytes(wrong)
+        with pytest.raises(InputError, match="no sensitivity file") as caught:
+            load_sensitivity(path)
+        assert one_line(caught.value), number

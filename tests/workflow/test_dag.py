@@ -1,0 +1,120 @@
+"""The real workflow on the tiny configuration, once; every test looks at what it left."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(directory, *arguments, config=ROOT / "params/tiny.yaml"):
+    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(directory)]
+    command += ["--cores", "2", "--configfile", str(config), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkout")
+    (directory / "data").mkdir()
+    (directory / "data/tiny").symlink_to(ROOT / "data/tiny")
+    done = snakemake(directory)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return directory
+
+
+@pytest.fixture(scope="module")
+def points(checkout):
+    return pd.read_csv(checkout / "results/tiny/points.csv")
+
+
+def test_every_point_is_in_the_table(points):
+    assert len(points) == 2 * (3 + 1 + 4 * 3)
+    assert points["bits_per_token_file"].gt(0).all()
+    assert points[["cross_entropy", "kl", "encode_ms_per_token"]].notna().all(axis=None)
+    inside = points["cross_entropy"].between(
+        points["cross_entropy_low"], points["cross_entropy_high"]
+    )
+    assert inside.all()
+
+
+def test_half_precision_changes_nothing(points):
+    raw = points.query("codec == 'fp16' and coder == 'raw'")
+    assert (raw["kl"].abs() < 1e-6).all()
+    assert (raw["top1_agreement"] == 1).all()
+    assert raw["bits_per_token_payload"].tolist() == [16 * 32] * 2
+
+
+def test_rates_are_those_of_the_files(checkout, points):
+    for row in points.rename(columns={"lambda": "weight"}).itertuples():
+        variant = "fixed" if pd.isna(row.seed) else f"lambda{row.weight:g}-seed0"
+        file = checkout / (
+            f"results/tiny/bitstreams/{row.model}/split{row.split}/{row.codec}/{variant}/"
+            f"{row.coder}.rdc"
+        )
+        assert row.bits_per_token_file == pytest.approx(8 * file.stat().st_size / row.tokens)
+
+
+def test_learned_codecs_cost_what_they_estimate_plus_their_framing(points):
+    coded = points.query("coder == 'ans'")
+    framing = 8 * (40 + 8) / 64
+    gap = (coded["bits_per_token_payload"] - coded["bits_per_token_estimated"]).abs()
+    assert (gap <= 0.01 * coded["bits_per_token_estimated"] + framing).all()
+
+
+def test_smaller_lambda_means_more_bits_and_less_divergence(points):
+    for _, curve in points.query("codec == 'klt'").groupby("split"):
+        curve = curve.sort_values("lambda")
+        assert curve["bits_per_token_file"].is_monotonic_decreasing
+        assert curve["kl"].is_monotonic_increasing
+
+
+def test_report_figures_and_runs_are_there(checkout):
+    results = checkout / "results/tiny"
+    assert "<svg" in (results / "report.html").read_text()
+    for name in ("rd-random-llama-split1", "rate-by-split-random-llama", "time-random-llama"):
+        assert (results / f"figures/{name}.svg").stat().st_size > 1000
+        assert (results / f"figures/{name}.png").stat().st_size > 1000
+    runs = json.loads((results / "mlflow-runs.json").read_text())["runs"]
+    assert len(runs) >= 32
+
+
+def test_a_second_run_has_nothing_to_do(checkout):
+    again = snakemake(checkout, "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_lost_artefacts_come_back_byte_for_byte(checkout):
+    place = checkout / "results/tiny"
+    codec = "random-llama/split1/hyperprior/lambda0.001-seed0"
+    lost = [place / f"codecs/{codec}/codec.safetensors", place / f"bitstreams/{codec}/ans.rdc"]
+    before = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+    done = snakemake(checkout, f"results/tiny/bitstreams/{codec}/ans.rdc")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.read_bytes() for path in lost] == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"codec": []}, "codec: unknown key"),
+        ({"seeds": [-1]}, "seeds.0"),
+        ({"codecs": [{"name": "klt", "lambdas": [-1.0]}]}, "codecs.0.lambdas.0"),
+        ({"codecs": [{"name": "kltt", "lambdas": [1.0]}]}, "unknown codec 'kltt'"),
+    ],
+)
+def test_bad_parameters_are_named_before_anything_runs(tmp_path, change, said):
+    params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text())
+    config = tmp_path / "bad.yaml"
+    config.write_text(yaml.safe_dump(params | change))
+    done = snakemake(tmp_path, config=config)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
