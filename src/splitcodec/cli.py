@@ -1,6 +1,7 @@
 """The verbs. Each step of the workflow is one of them, and can be run by hand.
 
 Imports of torch and friends stand inside the verbs: `--help` and bad parameters answer at once.
+The module is long because it is the list of all verbs; none does more than check, load and call.
 """
 
 import json

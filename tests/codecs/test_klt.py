@@ -136,6 +136,21 @@ def test_smaller_lambda_gives_more_bits_and_less_divergence():
         assert 0.7 * low < (d1 - d0) / (b0 - b1) < 1.4 * high
 
 
+def test_the_reconstruction_is_neither_too_long_nor_too_short():
+    """Each channel's gain makes its reconstruction the best multiple of the quantised value."""
+    codec = fitted_klt(0.05)
+    representation = representations(1, 4000, seed=5)
+    with torch.no_grad():
+        reconstruction = codec(representation, torch.tensor([4000])).reconstruction
+    transform, _ = whitened_transform(COVARIANCE, SENSITIVITY, KltHyperparameters().shrinkage)
+    original = (representation[0, 1:].double() - MEAN) @ transform.T
+    found = (reconstruction[0, 1:].double() - MEAN) @ transform.T
+    slopes = (original * found).sum(0) / found.square().sum(0)
+    coded = found.square().sum(0) > 1e-6
+    assert coded.sum() == codec.kept
+    assert (slopes[coded] - 1).abs().max() < 0.04
+
+
 def test_whitening_by_the_sensitivity_beats_plain_mean_square_error():
     """The same rate spent without knowing the sensitivity costs more divergence."""
     representation, lengths = representations(2, 500, seed=9), torch.tensor([500, 500])

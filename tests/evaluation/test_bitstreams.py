@@ -75,6 +75,13 @@ def test_other_data_are_noticed(world, codecs, bitstreams, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_other_data_of_the_same_lengths_are_noticed(stores, codecs, bitstreams, tmp_path):
+    rows = [torch.zeros(length, 32) for length in stores.split.lengths]
+    other = write_store(tmp_path / "other.parquet", rows, split=2, data_hash="other")
+    with pytest.raises(InputError, match="made from other data"):
+        Decoder(bitstreams["fine", "ans"], [codecs["fine"]]).check_same_data(other)
+
+
 def test_a_store_of_another_split_is_refused(world, codecs, tmp_path):
     with pytest.raises(SettingsError, match=r"made for split 2.*is split 1") as caught:
         encode(world.activations(1, "evaluation"), codecs["fine"], None, tmp_path / "out")

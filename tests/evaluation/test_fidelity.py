@@ -241,6 +241,14 @@ def test_intervals_shrink_with_documents_and_cover_the_truth():
     assert 0.88 < covered / 200 < 0.99
 
 
+def test_intervals_are_of_the_mean_over_tokens_not_over_documents():
+    table = np.ones((40, 5))
+    table[:20, COUNT], table[20:, COUNT] = 1000, 10
+    table[:20, CODED], table[20:, CODED] = 1000, 50
+    low, high = interval(table, CODED, 500)
+    assert 1 < low < 21_000 / 20_200 < high < 1.1
+
+
 def test_intervals_are_repeatable_and_one_document_has_none():
     table = table_of(12)
     assert interval(table, CODED, 100) == interval(table, CODED, 100)

@@ -96,6 +96,24 @@ def fit_hyperprior(
     return codec.eval(), fitting.log
 
 
+def fit_klt_codec(
+    hyperparameters: KltHyperparameters,
+    data: TrainingData,
+    rate_weight: float,
+    seed: int,
+    checkpoint: Path,
+) -> tuple[Klt, Log]:
+    """The closed form alone: nothing to log, nothing to resume."""
+    return fit_closed_form(hyperparameters, data, rate_weight, seed), Log()
+
+
+FITTERS: dict[str, Callable[..., tuple[Codec, Log]]] = {
+    "klt": fit_klt_codec,
+    "hyperprior": fit_hyperprior,
+}
+"""How each learned codec is fitted: (hyper-parameters, data, λ, seed, checkpoint) to codec, log."""
+
+
 class Fitting:
     """The loop over both phases, with its optimiser, log and checkpoint."""
 

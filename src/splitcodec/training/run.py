@@ -14,13 +14,13 @@ from splitcodec import __version__
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.base import Codec, save_codec
 from splitcodec.codecs.catalogue import hyperparameters_of, is_baseline
-from splitcodec.codecs.hyperparameters import Hyperparameters, HyperpriorHyperparameters
+from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.registry import build_codec
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import write_text
 from splitcodec.settings import describe
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.fitting import Log, TrainingData, fit_closed_form, fit_hyperprior
+from splitcodec.training.fitting import FITTERS, Log, TrainingData
 from splitcodec.training.sensitivity import load_sensitivity
 
 
@@ -93,12 +93,10 @@ def _fit(wanted: Recipe, stored: Activations, material: Material) -> tuple[Codec
             f"{material.sensitivity} is of split {meaning['split']}, {stored.path} of {split}"
         )
     data = TrainingData(stored, matrix, split, model=material.model)
-    settings = wanted.hyperparameters
-    if not isinstance(settings, HyperpriorHyperparameters):
-        return fit_closed_form(settings, data, wanted.rate_weight, wanted.seed), Log()
-    if settings.polish_steps:
+    if getattr(wanted.hyperparameters, "polish_steps", 0):
         data.references, data.validation = _polishing_stores(stored, material)
-    return fit_hyperprior(settings, data, wanted.rate_weight, wanted.seed, material.checkpoint)
+    fit = FITTERS[wanted.codec]
+    return fit(wanted.hyperparameters, data, wanted.rate_weight, wanted.seed, material.checkpoint)
 
 
 def _polishing_stores(

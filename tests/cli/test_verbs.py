@@ -1,0 +1,192 @@
+"""The verbs one after the other, as the workflow calls them, on the small model."""
+
+import json
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from splitcodec.activations.store import Activations
+from splitcodec.codecs.registry import load_codec
+
+# Places say what is what, as in results/<experiment>.
+PLACE = "model/split2"
+KLT = f"codecs/{PLACE}/klt/lambda0.01-seed0"
+HYPERPRIOR = f"codecs/{PLACE}/hyperprior/lambda0.01-seed3"
+EVALUATIONS = {
+    "klt": f"evaluation/{PLACE}/klt/lambda0.01-seed0.json",
+    "hyperprior": f"evaluation/{PLACE}/hyperprior/lambda0.01-seed3.json",
+    "int4": f"evaluation/{PLACE}/int4/fixed.json",
+}
+LATENCY = f"latency/{PLACE}.json"
+TINY = ["side_channels=4", "width=16", "heads=2", "steps=3", "polish_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(world, tmp_path_factory):
+    """Everything from extraction to the table of points."""
+    folder = tmp_path_factory.mktemp("verbs")
+    with pytest.MonkeyPatch.context() as patch:
+        _all_verbs(world, folder, lambda *arguments: _main(patch, arguments))
+    return folder
+
+
+def _main(patch, arguments):
+    from splitcodec import cli
+
+    patch.setattr("sys.argv", ["splitcodec", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code, arguments
+
+
+def _all_verbs(world, folder, run):
+    model = ["--model", world.model_directory]
+    for partition in ("train", "validation", "evaluation"):
+        run("extract", *model, "--tokens", world.tokens(partition), "--split", 1, "--split", 2,
+            "--out", folder, "--batch-sequences", 4)  # fmt: skip
+
+    def store(place, partition):
+        return folder / place / f"{partition}.parquet"
+
+    train, evaluation = store("split2", "train"), store("split2", "evaluation")
+    run("sensitivity", *model, "--activations", store("split1", "train"), "--activations", train,
+        "--out", folder / "sensitivity", "--sequences", 6)  # fmt: skip
+    sensitivity = ["--sensitivity", folder / "sensitivity/split2.safetensors"]
+    klt, hyperprior = folder / KLT, folder / HYPERPRIOR
+    run("train", "--codec", "klt", "--activations", train, *sensitivity, "--lambda", 0.01,
+        "--out", klt)  # fmt: skip
+    run("train", "--codec", "hyperprior", "--activations", train, *sensitivity,
+        "--lambda", "1e-2", "--seed", 3, *(flag for pair in TINY for flag in ("--set", pair)),
+        *model, "--references", store("final", "train"),
+        "--validation", store("split2", "validation"),
+        "--validation-references", store("final", "validation"), "--out", hyperprior)  # fmt: skip
+    run("baselines", "--codec", "fp16", "--codec", "int4", "--activations", train,
+        "--out", folder / f"codecs/{PLACE}")  # fmt: skip
+    int4 = folder / f"codecs/{PLACE}/int4/fixed"
+    jobs = [(klt, "ans", "klt.rdc"), (hyperprior, "ans", "hyperprior.rdc"), (int4, "zstd", "i.rdc")]
+    flags = [
+        flag
+        for codec, coder, name in jobs
+        for flag in ("--codec", codec, "--coder", coder, "--out", folder / name)
+    ]
+    run("encode", "--activations", evaluation, *flags)
+    run("decode", folder / "klt.rdc", "--codec", klt, "--activations", evaluation,
+        "--out", folder / "decoded.parquet")  # fmt: skip
+    flags = [
+        flag
+        for codec, _, name in jobs
+        for flag in ("--codec", codec, "--bitstream", folder / name,
+                     "--out", folder / EVALUATIONS[codec.parent.name])
+    ]  # fmt: skip
+    run("evaluate", *model, "--activations", evaluation,
+        "--references", store("final", "evaluation"), *flags, "--bootstrap", 50)  # fmt: skip
+    codecs = [flag for codec, _, _ in jobs for flag in ("--codec", codec)]
+    run("latency", "--activations", evaluation, *codecs, "--out", folder / LATENCY,
+        "--sequences", 2, "--repeats", 1)  # fmt: skip
+    run("bounds", "--activations", evaluation, "--codec", klt, "--codec", hyperprior,
+        "--out", folder / "bounds.json", "--rademacher-draws", 50)  # fmt: skip
+    run("references", *model, "--activations", store("final", "evaluation"),
+        "--train-tokens", world.tokens("train"), "--tokens", world.tokens("evaluation"),
+        "--out", folder / "references.json", "--bootstrap", 50)  # fmt: skip
+    evaluations = [
+        f for c, _, _ in jobs for f in ("--evaluation", folder / EVALUATIONS[c.parent.name])
+    ]
+    metas = [f for c, _, _ in jobs for f in ("--codec", c / "codec.json")]
+    run("collect", "--experiment", "test", *evaluations, *metas,
+        "--latency", folder / LATENCY, "--csv", folder / "points.csv",
+        "--parquet", folder / "points.parquet")  # fmt: skip
+
+
+def points(folder, name):
+    return json.loads((folder / EVALUATIONS[name]).read_text())["points"]
+
+
+def test_extraction_writes_every_split_and_the_final_one(folder, world):
+    for place, split in (("split1", 1), ("split2", 2), ("final", 3)):
+        for partition in ("train", "validation", "evaluation"):
+            store = Activations(folder / place / f"{partition}.parquet")
+            assert store.metadata["split"] == split
+            assert store.metadata["dtype"] == "float16"
+            expected = world.activations(split, partition).read([0]).representation
+            assert torch.equal(store.read([0]).representation, expected)
+
+
+def test_flags_reach_the_codec(folder):
+    codec, meaning = load_codec(folder / HYPERPRIOR)
+    assert (meaning["lambda"], meaning["seed"], meaning["mode"]) == (0.01, 3, "frozen")
+    assert codec.hyperparameters.width == 16
+    phases = [json.loads(line)["phase"] for line in
+              (folder / HYPERPRIOR / "training.jsonl").read_text().splitlines()]  # fmt: skip
+    assert {"fit", "polish"} <= set(phases)
+
+
+def test_no_checkpoint_or_scratch_is_left(folder):
+    hidden = [path for path in folder.rglob("*") if path.name.startswith(".")]
+    assert hidden == []
+    assert not list(folder.rglob("*checkpoint*"))
+
+
+def test_every_codec_gets_its_own_points(folder):
+    for name, coder in (("klt", "ans"), ("hyperprior", "ans"), ("int4", "zstd")):
+        (row,) = points(folder, name)
+        assert row["coder"] == coder
+        assert row["bits_per_token_file"] > 0
+        assert row["partition"] == "evaluation"
+
+
+def test_the_rate_is_that_of_the_file(folder):
+    (row,) = points(folder, "klt")
+    size = (folder / "klt.rdc").stat().st_size
+    assert row["bits_per_token_file"] == 8 * size / row["tokens"]
+
+
+def test_the_decoded_store_is_what_was_evaluated(folder):
+    decoded = Activations(folder / "decoded.parquet")
+    original = Activations(folder / "split2/evaluation.parquet")
+    codec, _ = load_codec(folder / KLT)
+    batch = original.read([0])
+    expected = codec(batch.representation, batch.lengths).reconstruction
+    torch.testing.assert_close(decoded.read([0]).representation, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_reports_of_other_verbs(folder, world):
+    latency = json.loads((folder / LATENCY).read_text())
+    assert len(latency["points"]) == 1 + 1 + 3
+    bounds = json.loads((folder / "bounds.json").read_text())
+    assert len(bounds["covariance"]["codecs"]) == 2
+    references = json.loads((folder / "references.json").read_text())
+    assert references["vocabulary"] == 257
+    (row,) = points(folder, "klt")
+    assert references["cross_entropy_uncoded"] == pytest.approx(row["cross_entropy_uncoded"])
+
+
+def test_the_table_has_a_row_a_point(folder):
+    table = pd.read_csv(folder / "points.csv")
+    assert len(table) == 3 == pq.read_table(folder / "points.parquet").num_rows
+    assert set(table["codec"]) == {"klt", "hyperprior", "int4"}
+
+
+def test_inspect_says_what_files_hold(run, folder, world):
+    header = json.loads(run("inspect", folder / "klt.rdc").out)
+    assert (header["codec"], header["split"], header["partition"]) == ("klt", 2, "evaluation")
+    assert header["payload_bytes"] > 0
+    meaning = json.loads(run("inspect", world.tokens("train")).out)
+    assert meaning["kind"] == "tokens"
+
+
+def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
+    model, tokens = tmp_path / "model", tmp_path / "tokens.parquet"
+    arguments = ["--architecture", "gpt2", "--blocks", 2, "--channels", 16, "--heads", 2]
+    assert run("fetch-model", "--kind", "random", *arguments, "--out", model).code == 0
+    text = tmp_path / "documents.parquet"
+    path = f"{world.folder}/text/*.txt"
+    assert run("fetch-text", "--kind", "files", "--path", path, "--out", text).code == 0
+    assert text.read_bytes() == world.documents.read_bytes()
+    rules = ["--rule", "train: {share: [0, 0.5], sequences: 3}"]
+    rules += ["--rule", "evaluation: {share: [0.5, 1], sequences: 2}"]
+    done = run("tokenise", "--documents", text, "--model", model, "--partition", "evaluation",
+               *rules, "--sequence-length", 32, "--out", tokens)  # fmt: skip
+    assert done.code == 0
+    assert pq.read_table(tokens).num_rows == 2
