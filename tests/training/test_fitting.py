@@ -108,10 +108,8 @@ def test_the_same_seed_gives_the_same_codec_and_another_another(data, undisturbe
     assert not torch.equal(other.log_scale, undisturbed[0].log_scale)
 
 
-@pytest.mark.parametrize("phase, step", [("fit", 7), ("fit", 12), ("polish", 1), ("polish", 6)])
-def test_a_killed_run_goes_on_to_the_same_bits(
-    data, undisturbed, tmp_path, monkeypatch, phase, step
-):
+def killed(data, checkpoint, monkeypatch, phase, step, **changes):
+    """Run until the checkpoint after a step has been written, and no further."""
     monkeypatch.setattr(fitting, "_CHECKPOINT_SECONDS", 0.0)
     save = fitting.Fitting._save
 
@@ -120,13 +118,21 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         if (at_phase, at_step) == (phase, step):
             raise Killed
 
-    checkpoint = tmp_path / "checkpoint"
     with monkeypatch.context() as context:
         context.setattr(fitting.Fitting, "_save", save_and_die)
         with pytest.raises(Killed):
-            fit(data, checkpoint)
+            fit(data, checkpoint, **changes)
     assert checkpoint.is_file()
+
+
+@pytest.mark.parametrize("phase, step", [("fit", 7), ("fit", 12), ("polish", 1), ("polish", 6)])
+def test_a_killed_run_goes_on_to_the_same_bits(
+    data, undisturbed, tmp_path, monkeypatch, phase, step
+):
+    checkpoint = tmp_path / "checkpoint"
+    killed(data, checkpoint, monkeypatch, phase, step)
     steps = []
+    save = fitting.Fitting._save
 
     def count(self, at_phase, at_step, parts):
         steps.append((at_phase, at_step))
@@ -136,24 +142,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     torch.manual_seed(99)
     assert_same(fit(data, checkpoint), undisturbed)
     assert (phase, step) not in steps, "it began again"
-    assert not checkpoint.exists()
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_killed_while_polishing_still_knows_the_codec_before(data, tmp_path, monkeypatch):
+    hurtful = dict(transform_learning_rate=300.0)
+    expected = fit(data, tmp_path / "a", **hurtful)
+    killed(data, tmp_path / "b", monkeypatch, "polish", 3, **hurtful)
+    assert_same(fit(data, tmp_path / "b", **hurtful), expected)
+
+
 def test_a_checkpoint_of_another_recipe_is_not_used(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "_CHECKPOINT_SECONDS", 0.0)
     expected = fit(data, tmp_path / "other", seed=3)
-    save = fitting.Fitting._save
-
-    def save_and_die(self, phase, step, parts):
-        save(self, phase, step, parts)
-        if step == 4:
-            raise Killed
-
-    with monkeypatch.context() as context:
-        context.setattr(fitting.Fitting, "_save", save_and_die)
-        with pytest.raises(Killed):
-            fit(data, tmp_path / "checkpoint")
+    killed(data, tmp_path / "checkpoint", monkeypatch, "fit", 4)
     assert_same(fit(data, tmp_path / "checkpoint", seed=3), expected)
 
 
@@ -182,6 +183,19 @@ def test_polishing_that_hurts_is_undone(data, tmp_path):
         assert torch.equal(codec.state_dict()[name], value), name
 
 
+def test_polishing_that_ends_in_no_number_is_undone(data, tmp_path, monkeypatch):
+    validate = fitting.Fitting._validate
+
+    def spoilt(self, phase):
+        found = validate(self, phase)
+        return math.nan if phase == "polish" else found
+
+    monkeypatch.setattr(fitting.Fitting, "_validate", spoilt)
+    codec, _ = fit(data, tmp_path / "a")
+    unpolished, _ = fit(data, tmp_path / "b", polish_steps=0)
+    assert torch.equal(codec.analysis, unpolished.analysis)
+
+
 def test_the_codec_comes_out_ready_to_code(undisturbed, data):
     codec, _ = undisturbed
     assert not codec.training
@@ -203,6 +217,7 @@ def test_without_a_model_only_the_first_phase_runs(data, tmp_path):
     assert {entry["phase"] for entry in log.entries} == {"fit"}
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_smaller_lambda_costs_more_bits(data, tmp_path):
     final = [
         rates(fit(data, tmp_path / "c", rate_weight=weight)[1], "validation after fit")[0]

@@ -6,7 +6,8 @@ the channels that carry bits, so A is (kept, channels) and B (channels, kept).
 Massive activations. From the middle of a model on, the first token of a sequence (and rarely
 another) is a *sink* thousands of times larger than the rest. The first position therefore has a
 mean of its own, which with a constant start token leaves nothing to code; any other sink simply
-falls outside the coding tables, where the coder escapes and stays exact.
+falls outside the coding tables, where the coder escapes: its symbols stay exact, though the
+reconstruction gain of a coarsely coded channel shrinks it like everything else.
 """
 
 from dataclasses import fields

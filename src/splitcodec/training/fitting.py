@@ -151,7 +151,7 @@ class Fitting:
         self._before = resumed.get("before") or (self._validate("fit"), _copy_of(self.codec))
         self._run_phase("polish", self.settings.polish_steps, self._full_loss, resumed)
         objective, state = self._before
-        if self._validate("polish") > objective:
+        if not self._validate("polish") <= objective:  # nor if it is not a number
             self.codec.load_state_dict(state)
 
     @torch.no_grad()
@@ -269,9 +269,10 @@ class Fitting:
 
     def _recipe(self) -> str:
         """What a checkpoint must have been made for to be of use here."""
-        data = self.data.activations.metadata["data_hash"]
-        parts = [self.settings.model_dump(), self.rate_weight, self.seed, data, self.codec.kept]
-        return json.dumps(parts)
+        metadata = self.data.activations.metadata
+        source = [metadata[key] for key in ("data_hash", "model_hash")] + [self.data.split]
+        parts = [self.settings.model_dump(), self.rate_weight, self.seed, self.codec.kept]
+        return json.dumps(source + parts)
 
     def _load(self) -> dict[str, Any]:
         """The checkpoint, or nothing when there is none of this recipe."""
