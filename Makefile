@@ -27,7 +27,7 @@ run: setup ## run the experiment of CONFIG on CORES cores, then print its result
 	  && $(BIN)/splitcodec summary "results/$$experiment"
 
 test: setup ## run all tests, or those in TESTS, on all cores
-	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto $(TESTS)
+	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile $(TESTS)
 
 lint: setup ## check style, layers, workflow and params files
 	@$(BIN)/ruff check
