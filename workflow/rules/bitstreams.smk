@@ -3,7 +3,7 @@
 
 rule encode:
     input:
-        codec=f"{RESULTS}/codecs/{POINT}/codec.json",
+        codec=codec_files(POINT),
         activations=store("evaluation"),
     output:
         f"{RESULTS}/bitstreams/{POINT}/ans.rdc",
@@ -22,9 +22,7 @@ rule encode:
 
 rule encode_baselines:
     input:
-        codecs=at_split(
-            f"{RESULTS}/codecs/{{point}}/codec.json", SETTINGS.baselines.codecs
-        ),
+        codecs=codecs_at_split(SETTINGS.baselines.codecs),
         activations=store("evaluation"),
     output:
         [

@@ -4,7 +4,7 @@
 rule bounds:
     input:
         activations=store("train"),
-        codecs=at_split(f"{RESULTS}/codecs/{{point}}/codec.json", list(CODECS)),
+        codecs=codecs_at_split(list(CODECS)),
     output:
         f"{RESULTS}/bounds/{{model}}/split{{split}}.json",
     log:
@@ -13,7 +13,7 @@ rule bounds:
         benchmark_of("bounds/{model}/split{split}")
     params:
         args=lambda wildcards, input: flags(
-            codec=[str(Path(path).parent) for path in input.codecs],
+            codec=folders(input.codecs),
             **SETTINGS.bounds.model_dump(),
         ),
     message:

@@ -102,14 +102,27 @@ ALL_CODECS = [*CODECS, *SETTINGS.baselines.codecs]
 ALL_POINTS = [POINT.format(**point) for point in points(ALL_CODECS)]
 
 
-def at_split(pattern, codecs):
-    """An input function: `pattern` for every point of `codecs` at the wildcards' model and split."""
+def codec_files(place):
+    """The two files that are a codec."""
+    return [
+        f"{RESULTS}/codecs/{place}/{file}"
+        for file in ("codec.json", "codec.safetensors")
+    ]
+
+
+def codecs_at_split(codecs):
+    """An input function: the files of `codecs` at the wildcards' model and split."""
 
     def paths(wildcards):
         chosen = points(codecs, [wildcards.model], [wildcards.split])
-        return [pattern.format(point=POINT.format(**point)) for point in chosen]
+        return [path for point in chosen for path in codec_files(POINT.format(**point))]
 
     return paths
+
+
+def folders(paths):
+    """The folders of some files, each once."""
+    return list(dict.fromkeys(str(Path(path).parent) for path in paths))
 
 
 def every_split(pattern):
@@ -146,5 +159,5 @@ def bitstreams_of(codecs, wildcards):
 
 
 def codec_folder(wildcards, input):
-    """The folder of a codec, of which `input.codec` is one file."""
-    return str(Path(input.codec).parent)
+    """The folder of the codec whose files are `input.codec`."""
+    return folders(input.codec)[0]

@@ -6,7 +6,7 @@ rule evaluate:
         model="data/models/{model}",
         activations=store("evaluation"),
         references=store("evaluation", "final"),
-        codec=f"{RESULTS}/codecs/{POINT}/codec.json",
+        codec=codec_files(POINT),
         bitstream=f"{RESULTS}/bitstreams/{POINT}/ans.rdc",
     output:
         f"{RESULTS}/evaluation/{POINT}.json",
@@ -35,9 +35,7 @@ rule evaluate_baselines:
         model="data/models/{model}",
         activations=store("evaluation"),
         references=store("evaluation", "final"),
-        codecs=at_split(
-            f"{RESULTS}/codecs/{{point}}/codec.json", SETTINGS.baselines.codecs
-        ),
+        codecs=codecs_at_split(SETTINGS.baselines.codecs),
         bitstreams=[
             f"{RESULTS}/bitstreams/{{model}}/split{{split}}/{codec}/fixed/{coder}.rdc"
             for codec in SETTINGS.baselines.codecs
@@ -54,7 +52,7 @@ rule evaluate_baselines:
         benchmark_of("evaluate/{model}/split{split}/baselines")
     params:
         args=lambda wildcards, input, output: flags(
-            codec=[str(Path(path).parent) for path in input.codecs],
+            codec=folders(input.codecs),
             bitstream=input.bitstreams,
             out=list(output),
             model_dtype=model_dtype(wildcards),
@@ -70,7 +68,7 @@ rule evaluate_baselines:
 rule latency:
     input:
         activations=store("evaluation"),
-        codecs=at_split(f"{RESULTS}/codecs/{{point}}/codec.json", ALL_CODECS),
+        codecs=codecs_at_split(ALL_CODECS),
     output:
         f"{RESULTS}/latency/{{model}}/split{{split}}.json",
     log:
@@ -80,7 +78,7 @@ rule latency:
     threads: workflow.cores
     params:
         args=lambda wildcards, input: flags(
-            codec=[str(Path(path).parent) for path in input.codecs],
+            codec=folders(input.codecs),
             **SETTINGS.latency.model_dump(),
         ),
     message:
