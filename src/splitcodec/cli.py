@@ -175,6 +175,7 @@ def train(
     sensitivity: Annotated[Path, typer.Option(help="made by sensitivity")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],
     rate_weight: Annotated[float, typer.Option("--lambda", help="λ in nats a bit")],
+    name: Annotated[str | None, typer.Option(help="of its points; the codec's if left out")] = None,
     seed: int = 0,
     set: Annotated[
         list[str], typer.Option(help="KEY=VALUE, a hyper-parameter; repeat for several")
@@ -196,7 +197,7 @@ def train(
     from splitcodec.inputs.tables import read_meaning
     from splitcodec.training.run import Material, recipe, train
 
-    wanted = recipe(codec, rate_weight, seed, changes)
+    wanted = recipe(codec, rate_weight, seed, changes, name)
     polished = getattr(wanted.hyperparameters, "polish_steps", 0) > 0
     meaning = read_meaning(activations)
     material = Material(

@@ -164,30 +164,49 @@ class Sensitivity(Strict):
 class Codec(Strict):
     """A codec trained once for each λ and seed."""
 
-    name: Name
+    name: Name = Field(description="of its points and curve")
+    codec: str = Field("", description="what codes; `name` if left out")
     lambdas: Annotated[list[PositiveFloat], Different] = Field(
         min_length=1, description="λ: nats of divergence a token that one bit a token is worth"
     )
     set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")
 
+    @model_validator(mode="before")
+    @classmethod
+    def named_after_its_codec(cls, values: Any) -> Any:
+        """A codec needs a name of its own only where there are several of a kind."""
+        return (
+            {"codec": values["name"], **values}
+            if isinstance(values, dict) and "name" in values
+            else values
+        )
+
     @field_validator("name")
     @classmethod
-    def learned(cls, name: str) -> str:
-        """A codec with λ."""
+    def no_baseline(cls, name: str) -> str:
+        """Names of baselines are theirs."""
         if is_baseline(name):
             raise ValueError(f"{name} has no λ; name it under baselines")
+        return name
+
+    @field_validator("codec")
+    @classmethod
+    def learned(cls, codec: str) -> str:
+        """A codec with λ."""
+        if is_baseline(codec):
+            raise ValueError(f"{codec} has no λ; name it under baselines")
         try:
-            hyperparameters_of(name)
+            hyperparameters_of(codec)
         except SettingsError as error:
             raise ValueError(str(error)) from None
-        return name
+        return codec
 
     @field_validator("set")
     @classmethod
     def fitting(cls, changes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Only hyper-parameters that the codec has."""
-        if "name" in info.data:
-            hyperparameters_of(info.data["name"]).model_validate(changes)
+        if "codec" in info.data:
+            hyperparameters_of(info.data["codec"]).model_validate(changes)
         return changes
 
 

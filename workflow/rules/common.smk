@@ -137,8 +137,10 @@ def every_split(pattern):
 def recipe(wildcards):
     """The codec of a point as flags."""
     weight, seed = wildcards.variant.removeprefix("lambda").split("-seed")
-    changes = CODECS[wildcards.codec].set
-    options = {"codec": wildcards.codec, "lambda": weight, "seed": seed}
+    settings = CODECS[wildcards.codec]
+    options = {"codec": settings.codec, "name": settings.name}
+    options |= {"lambda": weight, "seed": seed}
+    changes = settings.set
     return flags(
         **options, set=[f"{key}={inline(value)}" for key, value in changes.items()]
     )

@@ -60,7 +60,7 @@ class Codec(nn.Module):
 
 
 _NOT_HASHED = ("train_seconds", "versions", "hash")
-_NEEDED = {"codec", "channels", "hyperparameters", "hash"}
+_NEEDED = {"codec", "name", "channels", "hyperparameters", "hash"}
 
 
 def save_codec(codec: Codec, directory: Path, meaning: dict[str, Any]) -> None:
@@ -72,6 +72,7 @@ def save_codec(codec: Codec, directory: Path, meaning: dict[str, Any]) -> None:
     weights = safetensors.torch.save(state)
     identity = {
         "codec": codec.name,
+        "name": codec.name,
         "channels": codec.channels,
         "hyperparameters": codec.hyperparameters.model_dump(),
         **meaning,

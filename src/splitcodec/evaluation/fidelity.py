@@ -176,7 +176,8 @@ def _row(
     tokens, header, meaning = activations.tokens, decoder.header, decoder.meaning
     compressed = header["coder"] in ("deflate", "zstd")
     return {
-        **{key: header[key] for key in ("model", "split", "codec", "coder")},
+        **{key: header[key] for key in ("model", "split", "coder")},
+        "codec": meaning["name"],
         **{key: meaning[key] for key in ("mode", "lambda", "seed")},
         "partition": header["partition"],
         "tokens": tokens,

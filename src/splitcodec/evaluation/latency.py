@@ -31,7 +31,7 @@ def measure_latency(
         _, meaning = load_codec(directory)
         for coder in coders_of(meaning["codec"]):
             codec, _ = load_codec(directory, coder)
-            names = {"codec": codec.name, "variant": directory.name, "coder": coder}
+            names = {"codec": meaning["name"], "variant": directory.name, "coder": coder}
             points.append({**names, **_measure(codec, batch, repeats)})
     return {
         "hardware": hardware(),

@@ -28,14 +28,24 @@ from splitcodec.training.sensitivity import load_sensitivity
 class Recipe:
     """Everything that determines a codec, apart from the files it learns from."""
 
+    name: str
     codec: str
     rate_weight: float | None
     seed: int
     hyperparameters: Hyperparameters
 
 
-def recipe(codec: str, rate_weight: float | None, seed: int, changes: dict[str, Any]) -> Recipe:
-    """A checked recipe; raises SettingsError for an unknown codec, bad λ or hyper-parameter."""
+def recipe(
+    codec: str,
+    rate_weight: float | None,
+    seed: int,
+    changes: dict[str, Any],
+    name: str | None = None,
+) -> Recipe:
+    """A checked recipe; raises SettingsError for an unknown codec, bad λ or hyper-parameter.
+
+    `name` is that of its points and curve, if not the codec's own.
+    """
     if is_baseline(codec):
         if rate_weight is not None:
             raise SettingsError(f"{codec} has no λ; leave --lambda out")
@@ -45,7 +55,7 @@ def recipe(codec: str, rate_weight: float | None, seed: int, changes: dict[str, 
         hyperparameters = hyperparameters_of(codec).model_validate(changes)
     except ValidationError as error:
         raise SettingsError(f"hyper-parameters of {codec}: {describe(error)}") from None
-    return Recipe(codec, rate_weight, seed, hyperparameters)
+    return Recipe(name or codec, codec, rate_weight, seed, hyperparameters)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ def train(wanted: Recipe, activations: Path, out: Path, material: Material | Non
     else:
         codec, log = build_codec(wanted.codec, stored.channels, {}), Log()
     meaning = {
+        "name": wanted.name,
         "mode": "frozen" if learned else "none",
         "lambda": wanted.rate_weight,
         "seed": wanted.seed if learned else None,
