@@ -170,7 +170,7 @@ def sensitivity(
 
 @app.command()
 def train(
-    codec: Annotated[str, typer.Option(help="klt, hyperprior, or another learned codec")],
+    codec: Annotated[str, typer.Option(help="klt, factorised, hyperprior, or direct-access")],
     activations: Annotated[Path, typer.Option(help="training store at the split")],
     sensitivity: Annotated[Path, typer.Option(help="made by sensitivity")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],

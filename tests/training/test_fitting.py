@@ -9,7 +9,7 @@ from small_world import one_line
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters, KltHyperparameters
 from splitcodec.errors import TrainingError
 from splitcodec.training import fitting
-from splitcodec.training.fitting import TrainingData, fit_closed_form, fit_hyperprior
+from splitcodec.training.fitting import TrainingData, fit_closed_form, fit_from_klt
 from splitcodec.training.sensitivity import measure_sensitivity
 
 SPLIT = 2
@@ -45,7 +45,7 @@ def data(world):
 
 def fit(data, checkpoint, seed=0, rate_weight=RATE_WEIGHT, **changes):
     settings = HyperpriorHyperparameters(**SMALL | changes)
-    return fit_hyperprior(settings, data, rate_weight, seed, checkpoint)
+    return fit_from_klt("hyperprior", settings, data, rate_weight, seed, checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from torch import Tensor
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
-from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters, KltHyperparameters
-from splitcodec.codecs.hyperprior import Hyperprior
+from splitcodec.codecs.hyperparameters import KltHyperparameters, TrainedHyperparameters
 from splitcodec.codecs.klt import Klt, fit_klt
+from splitcodec.codecs.registry import build_codec
+from splitcodec.codecs.transform import TransformCodec
 from splitcodec.errors import TrainingError
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
@@ -78,17 +80,18 @@ def fit_closed_form(
     return fit_klt(hyperparameters, moments, data.sensitivity, sample, rate_weight)
 
 
-def fit_hyperprior(
-    hyperparameters: HyperpriorHyperparameters,
+def fit_from_klt(
+    name: str,
+    hyperparameters: TrainedHyperparameters,
     data: TrainingData,
     rate_weight: float,
     seed: int,
     checkpoint: Path,
-) -> tuple[Hyperprior, Log]:
-    """The hyper-prior codec, started from the KLT; resumes from `checkpoint` if it is there."""
+) -> tuple[TransformCodec, Log]:
+    """A codec started from the KLT; resumes from `checkpoint` if it is there."""
     torch.manual_seed(seed)
     klt = fit_closed_form(hyperparameters, data, rate_weight, seed)
-    codec = Hyperprior("hyperprior", klt.channels, hyperparameters, klt.kept)
+    codec = build_codec(name, klt.channels, hyperparameters.model_dump(), kept=klt.kept)
     codec.start_from(klt)
     fitting = Fitting(codec, hyperparameters, data, rate_weight, seed, checkpoint)
     fitting.run()
@@ -109,7 +112,7 @@ def fit_klt_codec(
 
 FITTERS: dict[str, Callable[..., tuple[Codec, Log]]] = {
     "klt": fit_klt_codec,
-    "hyperprior": fit_hyperprior,
+    **{name: partial(fit_from_klt, name) for name in ("factorised", "hyperprior", "direct-access")},
 }
 """How each learned codec is fitted: (hyper-parameters, data, λ, seed, checkpoint) to codec, log."""
 
@@ -119,8 +122,8 @@ class Fitting:
 
     def __init__(
         self,
-        codec: Codec,
-        hyperparameters: HyperpriorHyperparameters,
+        codec: TransformCodec,
+        hyperparameters: TrainedHyperparameters,
         data: TrainingData,
         rate_weight: float,
         seed: int,
@@ -200,7 +203,7 @@ class Fitting:
     def _groups(self, phase: str) -> list[dict[str, Any]]:
         """Parameter groups with their peak rates; transforms move in polishing only."""
         transforms = [self.codec.analysis, self.codec.synthesis]
-        priors = [self.codec.log_scale, *self.codec.side_density.parameters()]
+        priors = self.codec.priors()
         known = {id(p) for p in [*transforms, *priors]}
         networks = [p for p in self.codec.parameters() if id(p) not in known]
         rate = self.settings.learning_rate
@@ -218,14 +221,14 @@ class Fitting:
         batch = self._batch(step, self.settings.batch_tokens, self.data.activations)
         estimate = self.codec(batch.representation, batch.lengths)
         rate = estimate.bits.sum() / batch.lengths.sum()
-        return rate, {"bits_per_token": rate.item()}
+        return rate + self.codec.penalty(), {"bits_per_token": rate.item()}
 
     def _full_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         tokens = self.settings.polish_batch_tokens
         batch = self._batch(step, tokens, self.data.activations)
         reference = self._batch(step, tokens, self.data.references)
         rate, distortion = self._rate_and_distortion(batch, reference)
-        loss = distortion + self.rate_weight * rate
+        loss = distortion + self.rate_weight * (rate + self.codec.penalty())
         return loss, {"bits_per_token": rate.item(), "distortion": distortion.item()}
 
     def _rate_and_distortion(self, batch: Batch, reference: Batch) -> tuple[Tensor, Tensor]:
