@@ -7,8 +7,6 @@ hyper-prior is what that learns about dependencies between channels and tokens.
 import torch
 from torch import Tensor
 
-from splitcodec.activations.store import mask_of
-from splitcodec.codecs.base import Estimate
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import FactorisedHyperparameters
 from splitcodec.codecs.klt import Klt
@@ -22,9 +20,14 @@ class Factorised(ChannelwiseCodec):
     hyperparameters: FactorisedHyperparameters
 
     def __init__(
-        self, name: str, channels: int, hyperparameters: FactorisedHyperparameters, kept: int = 0
+        self,
+        name: str,
+        channels: int,
+        hyperparameters: FactorisedHyperparameters,
+        kept: int = 0,
+        vocabulary: int = 0,
     ) -> None:
-        super().__init__(name, channels, hyperparameters, kept)
+        super().__init__(name, channels, hyperparameters, kept, vocabulary)
         self.analysis.requires_grad_()
         self.synthesis.requires_grad_()
         self.latent_density = CHANNELWISE[hyperparameters.density](kept)
@@ -32,7 +35,7 @@ class Factorised(ChannelwiseCodec):
 
     def densities(self) -> dict[str, ChannelwiseDensity]:
         """One, with a shape for each channel."""
-        return {"latent": self.latent_density}
+        return super().densities() | {"latent": self.latent_density}
 
     def table_of_channel(self) -> Tensor:
         """Each channel has its own."""
@@ -43,10 +46,8 @@ class Factorised(ChannelwiseCodec):
         super().start_from(klt)
         self.latent_density.initialise(logistic_scale(klt.scales()))
 
-    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
-        """In training, noise stands for rounding in the rate and the gradient passes rounding
-        in the reconstruction; in evaluation both are rounded."""
-        mask = mask_of(lengths, representation.shape[1])
-        latent = self.latent(representation)
-        rate = self.latent_density.bits(self.noisy(latent)).sum(-1) * mask
-        return Estimate(self.reconstruct(straight_through(latent), mask), rate)
+    def estimate(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """See TransformCodec."""
+        latent = self.latent(deviation)
+        rate = self.latent_density.bits(self.noisy(latent)).sum(-1)
+        return self.reconstruct(self.gain * straight_through(latent)), rate

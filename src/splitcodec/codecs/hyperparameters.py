@@ -26,6 +26,11 @@ class KltHyperparameters(Hyperparameters):
         0.4, description="share of the mean eigenvalue added to the sensitivity's diagonal"
     )
     samples: PositiveInt = Field(16384, description="tokens used to choose steps and scales")
+    tokens: bool = Field(
+        False,
+        description="send token ids too: from the head's row of its token, the receiver predicts "
+        "the representation, and only the rest is coded",
+    )
 
 
 class TrainedHyperparameters(KltHyperparameters):
@@ -69,3 +74,6 @@ class DirectAccessHyperparameters(HyperpriorHyperparameters):
     """A causal context of decoded latents beside the hyper-prior."""
 
     side_channels: NonNegativeInt = Field(24, description="hyper-prior values W a token, or none")
+    history: bool = Field(
+        False, description="predict linearly from the decoded representation one token before"
+    )

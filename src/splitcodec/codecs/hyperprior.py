@@ -17,9 +17,14 @@ class Hyperprior(ConditionalCodec):
     """Mean and scale of each symbol from the side values of tokens ≤ t."""
 
     def __init__(
-        self, name: str, channels: int, hyperparameters: HyperpriorHyperparameters, kept: int = 0
+        self,
+        name: str,
+        channels: int,
+        hyperparameters: HyperpriorHyperparameters,
+        kept: int = 0,
+        vocabulary: int = 0,
     ) -> None:
-        super().__init__(name, channels, hyperparameters, kept, context=0)
+        super().__init__(name, channels, hyperparameters, kept, vocabulary, context=0)
 
     def predict(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""

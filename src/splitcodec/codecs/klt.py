@@ -31,27 +31,31 @@ class Klt(ChannelwiseCodec):
     hyperparameters: KltHyperparameters
 
     def __init__(
-        self, name: str, channels: int, hyperparameters: KltHyperparameters, kept: int = 0
+        self,
+        name: str,
+        channels: int,
+        hyperparameters: KltHyperparameters,
+        kept: int = 0,
+        vocabulary: int = 0,
     ) -> None:
-        super().__init__(name, channels, hyperparameters, kept)
+        super().__init__(name, channels, hyperparameters, kept, vocabulary)
         self.gaussian = Gaussian()
         self.register_buffer("scale_index", torch.zeros(kept, dtype=torch.int32))
         self.update()
 
     def densities(self) -> dict[str, Gaussian]:
         """One family for all channels."""
-        return {"gaussian": self.gaussian}
+        return super().densities() | {"latent": self.gaussian}
 
     def table_of_channel(self) -> Tensor:
         """The table of each channel's scale."""
         return self.scale_index
 
-    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
-        """Estimated rate under the table scales."""
-        mask = mask_of(lengths, representation.shape[1])
-        symbols = self.latent(representation).round()
-        rate = self.gaussian.bits(symbols, self.scales().to(symbols)).sum(-1) * mask
-        return Estimate(self.reconstruct(symbols, mask), rate)
+    def estimate(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """Rate under the table scales."""
+        symbols = self.latent(deviation).round()
+        rate = self.gaussian.bits(symbols, self.scales().to(symbols)).sum(-1)
+        return self.reconstruct(self.gain * symbols), rate
 
     def scales(self) -> Tensor:
         """The standard deviation of each channel in steps, (kept,) float64."""

@@ -18,14 +18,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from splitcodec.codecs.base import Codec
-from splitcodec.codecs.hyperparameters import Hyperparameters
+from splitcodec.activations.store import mask_of
+from splitcodec.codecs.base import Codec, Estimate
+from splitcodec.codecs.checksum import seal, trim, unseal
+from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.coding import entropy
+from splitcodec.coding.framing import join, split
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.factorised import DeepFactorised
 from splitcodec.densities.fourier import FourierBasis
 from splitcodec.densities.location_scale import LocationScale
+from splitcodec.densities.tokens import DIGIT, TokenUnigram
+from splitcodec.errors import InputError
 
 CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
     "factorised": DeepFactorised,
@@ -35,10 +41,22 @@ CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
 
 
 class TransformCodec(Codec):
-    """A codec with an affine transform before and after the quantiser."""
+    """A codec with an affine transform before and after the quantiser.
+
+    Subclasses code the deviation of the representation from its mean. With the hyper-parameter
+    `tokens` the mean is that of the token at hand: ids go first, and the mean is linear in the
+    head's row of the id, which `attach` provides.
+    """
+
+    hyperparameters: KltHyperparameters
 
     def __init__(
-        self, name: str, channels: int, hyperparameters: Hyperparameters, kept: int
+        self,
+        name: str,
+        channels: int,
+        hyperparameters: KltHyperparameters,
+        kept: int,
+        vocabulary: int = 0,
     ) -> None:
         super().__init__(name, channels, hyperparameters)
         self.kept = kept
@@ -46,29 +64,104 @@ class TransformCodec(Codec):
         self.register_buffer("first_mean", torch.zeros(channels))
         self.analysis = nn.Parameter(torch.zeros(kept, channels), requires_grad=False)
         self.synthesis = nn.Parameter(torch.zeros(channels, kept), requires_grad=False)
+        self.gain = nn.Parameter(torch.ones(kept), requires_grad=False)
+        self.token_density = TokenUnigram(vocabulary) if hyperparameters.tokens else None
+        self.token_map = None
+        if hyperparameters.tokens:
+            self.token_map = nn.Parameter(torch.zeros(channels, channels), requires_grad=False)
+        self._embedding: Tensor | None = None
 
-    def means(self, tokens: int) -> Tensor:
-        """The mean at each position, (tokens, channels)."""
-        return torch.cat([self.first_mean[None], self.mean.expand(tokens - 1, -1)])
+    def attach(self, embedding: Tensor) -> None:
+        """Give the codec the head's weights (vocabulary, channels), if it needs them."""
+        if self.token_density:
+            if embedding.shape != (len(self.token_density.counts), self.channels):
+                raise InputError(f"the head is {tuple(embedding.shape)}, not of the codec's model")
+            self._embedding = embedding
 
-    def latent(self, representation: Tensor) -> Tensor:
+    def forward(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> Estimate:
+        """See Codec; in training, noise stands for rounding in the rate, and the gradient passes
+        rounding in the reconstruction (Minnen and Singh 2020)."""
+        mask = mask_of(lengths, representation.shape[1])
+        means = self.means(tokens, representation.shape[1])
+        deviation, bits = self.estimate(representation - means)
+        if self.token_density:
+            bits = bits + self.token_density.bits(tokens, self.tables("token"))
+        return Estimate((deviation + means) * mask[..., None], bits * mask)
+
+    @torch.no_grad()
+    def compress(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> list[bytes]:
+        """One stream a sequence: checksum, token ids where they are sent, the deviation."""
+        mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
+        means = self.means(tokens, representation.shape[1])
+        streams, symbols = self.encode(representation - means, mask)
+        if self.token_density:
+            streams = map(join, self._encode_tokens(tokens, mask[..., 0]), streams)
+            symbols = [tokens.to(torch.int32), *symbols]
+        return [seal(*row) for row in zip(streams, *trim(lengths, *symbols), strict=True)]
+
+    @torch.no_grad()
+    def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
+        """Exactly the reconstruction of forward()."""
+        mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
+        bodies, checksums = unseal(streams)
+        tokens = None
+        if self.token_density:
+            ids, bodies = map(list, zip(*map(split, bodies), strict=True))
+            tokens = self._decode_tokens(ids, mask[..., 0])
+        deviation, symbols = self.decode(bodies, mask)
+        if self.token_density:
+            symbols = [tokens.to(torch.int32), *symbols]
+        checksums.check(*trim(lengths, *symbols))
+        return (deviation + self.means(tokens, mask.shape[1])) * mask
+
+    def estimate(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """What is decoded of a deviation (batch, tokens, channels), and bits (batch, tokens)."""
+        raise NotImplementedError
+
+    def encode(self, deviation: Tensor, mask: Tensor) -> tuple[list[bytes], list[Tensor]]:
+        """One stream a sequence, and the symbols in it; mask (batch, tokens, 1)."""
+        raise NotImplementedError
+
+    def decode(self, streams: list[bytes], mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The decoded deviation (batch, tokens, channels), and the symbols."""
+        raise NotImplementedError
+
+    def means(self, tokens: Tensor | None, count: int) -> Tensor:
+        """The mean at each of `count` positions; with token ids, of those tokens.
+
+        (tokens, channels) or (batch, tokens, channels).
+        """
+        positions = torch.cat([self.first_mean[None], self.mean.expand(count - 1, -1)])
+        if self.token_map is None:
+            return positions
+        if self._embedding is None or tokens is None:
+            raise InputError(f"{self.name} sends token ids; give it tokens and the model (--model)")
+        rows = self._embedding[tokens[:, 1:].to(self._embedding.device)].to(positions)
+        return positions + functional.pad(rows @ self.token_map.T, (0, 0, 1, 0))
+
+    def latent(self, deviation: Tensor) -> Tensor:
         """(batch, tokens, kept), in quantiser steps."""
-        centred = representation - self.means(representation.shape[1])
-        return centred @ self.analysis.T
+        return deviation @ self.analysis.T
 
-    def reconstruct(self, latent: Tensor, mask: Tensor) -> Tensor:
-        """(batch, tokens, channels) from a quantised latent; zero where mask is false."""
-        reconstruction = latent @ self.synthesis.T + self.means(latent.shape[1])
-        return reconstruction * mask[..., None]
+    def reconstruct(self, latent: Tensor) -> Tensor:
+        """The deviation (batch, tokens, channels) of a decoded latent."""
+        return latent @ self.synthesis.T
 
     @staticmethod
     def shape_of_state(state: dict[str, Tensor]) -> dict[str, Any]:
         """Constructor arguments that only a saved state tells."""
-        return {"kept": len(state["analysis"])}
+        shape = {"kept": len(state["analysis"])}
+        if "token_density.counts" in state:
+            shape["vocabulary"] = len(state["token_density.counts"])
+        return shape
 
-    def densities(self) -> dict[str, ChannelwiseDensity | LocationScale]:
-        """What the symbols are coded under, by the name of its tables."""
-        raise NotImplementedError
+    def densities(self) -> dict[str, ChannelwiseDensity | LocationScale | TokenUnigram]:
+        """What the symbols are coded under, by the name of its tables; subclasses add theirs."""
+        return {"token": self.token_density} if self.token_density else {}
 
     def priors(self) -> list[nn.Parameter]:
         """The parameters of the densities, which learn faster than networks."""
@@ -81,8 +174,11 @@ class TransformCodec(Codec):
     def start_from(self, klt: "TransformCodec") -> None:
         """Take the transform of the closed-form codec of the same λ."""
         with torch.no_grad():
-            for name in ("mean", "first_mean", "analysis", "synthesis"):
+            for name in ("mean", "first_mean", "analysis", "synthesis", "gain"):
                 getattr(self, name).copy_(getattr(klt, name))
+            if self.token_density:
+                self.token_map.copy_(klt.token_map)
+                self.token_density.counts.copy_(klt.token_density.counts)
 
     def update(self) -> None:
         """Rebuild the coding tables after training; call before saving or coding."""
@@ -106,6 +202,21 @@ class TransformCodec(Codec):
         """Coding tables kept under `name`."""
         parts = {f.name: getattr(self, f"{name}_{f.name}") for f in fields(entropy.Tables)}
         return entropy.Tables(**parts)
+
+    def _encode_tokens(self, tokens: Tensor, mask: Tensor) -> list[bytes]:
+        """First the upper digits of all ranks, then the lower; mask (batch, tokens)."""
+        ranks = self.token_density.ranks()[tokens]
+        high, low = (ranks // DIGIT).to(torch.int32), (ranks % DIGIT).to(torch.int32)
+        indexes = torch.cat([torch.zeros_like(high), 1 + high], 1)
+        indexes = torch.where(torch.cat([mask, mask], 1), indexes, -1)
+        return entropy.encode(torch.cat([high, low], 1), indexes, self.tables("token"))
+
+    def _decode_tokens(self, streams: list[bytes], mask: Tensor) -> Tensor:
+        decoder, tables = entropy.Decoder(streams, self.tables("token")), self.tables("token")
+        high = decoder.pop(torch.where(mask, 0, -1).to(torch.int32))
+        high = high.clamp(0, len(tables.sizes) - 2)
+        low = decoder.pop(torch.where(mask, 1 + high, -1).to(torch.int32))
+        return self.token_density.tokens((DIGIT * high + low).long()) * mask
 
     def _register_tables(self, name: str, tables: entropy.Tables) -> None:
         """Keep coding tables as buffers, so that they are saved with the codec."""

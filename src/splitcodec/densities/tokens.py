@@ -1,0 +1,65 @@
+"""The cost of naming a token: a unigram model of token ids.
+
+Ids are ranked by how often they were seen, and a rank is coded as two digits, so that tables of
+2^16 steps can hold a vocabulary of any size. Unseen tokens share the mass of those seen once
+(Good 1953).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from splitcodec.coding.entropy import PRECISION, Tables, quantise_tables
+
+DIGIT = 256
+"""Values of the lower digit of a rank."""
+
+
+class TokenUnigram(nn.Module):
+    """Probability of each of `vocabulary` token ids, from how often it was seen."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(vocabulary, dtype=torch.int64))
+
+    def count(self, tokens: Tensor) -> None:
+        """Take the frequencies of `tokens` (any shape, int64)."""
+        self.counts.copy_(torch.bincount(tokens.flatten(), minlength=len(self.counts)))
+
+    @torch.no_grad()
+    def probabilities(self) -> Tensor:
+        """Of every id, (vocabulary,) float64."""
+        counts = self.counts.double()
+        total = counts.sum().clamp_min(1)
+        unseen = ((self.counts == 1).sum() / total).clamp(1e-3, 1.0)
+        return (1 - unseen) * counts / total + unseen / len(counts)
+
+    def ranks(self) -> Tensor:
+        """Of every id, 0 for the most frequent; (vocabulary,) int64."""
+        return self._by_rank().argsort()
+
+    def tokens(self, ranks: Tensor) -> Tensor:
+        """The ids of ranks; a rank that no id has gives the last."""
+        return self._by_rank()[ranks.clamp(0, len(self.counts) - 1)]
+
+    def _by_rank(self) -> Tensor:
+        return self.counts.argsort(descending=True, stable=True)
+
+    def bits(self, tokens: Tensor, tables: Tables) -> Tensor:
+        """Code length of each id under integer `tables`; same shape, float32."""
+        ranks = self.ranks()[tokens]
+        high, low = ranks // DIGIT, ranks % DIGIT
+        frequencies = tables.cumulative.diff(dim=1)
+        mass = frequencies[0, high].double() * frequencies[1 + high, low]
+        return (2 * PRECISION - mass.log2()).float()
+
+    @torch.no_grad()
+    def tables(self) -> Tables:
+        """First the table of the upper digit, then one of the lower digit for each upper one."""
+        ranked = self.probabilities()[self._by_rank()]
+        digits = list(ranked.split(DIGIT))
+        upper = torch.stack([digit.sum() for digit in digits])
+        return quantise_tables([upper, *(d / d.sum() for d in digits)], [0] * (1 + len(digits)))
+
+    def penalty(self) -> Tensor:
+        """What the density adds to the training loss: nothing."""
+        return torch.zeros(())
