@@ -49,3 +49,14 @@ def test_it_learns_in_both_phases_and_codes_what_it_learnt(data, tmp_path, name,
     overhead = 16 if "side" in codec.densities() else 8
     bits = 8 * sum(len(stream) - overhead for stream in streams)
     assert bits == pytest.approx(estimate.bits.sum().item(), rel=0.03)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name, changes", CODECS.values(), ids=CODECS)
+def test_a_lambda_at_which_nothing_is_coded(data, tmp_path, name, changes):
+    settings = hyperparameters_of(name)(steps=2, polish_steps=0, **changes)
+    codec, _ = FITTERS[name](settings, data, 1e4, 0, tmp_path / "checkpoint")
+    assert codec.kept == 0
+    batch = data.validation[0].read([0])
+    decoded = codec.decompress(codec.compress(batch.representation, batch.lengths), batch.lengths)
+    assert torch.isfinite(decoded).all()

@@ -38,7 +38,10 @@ def quantise_tables(probabilities: list[Tensor], lowest: list[int]) -> Tables:
     """
     rows = [_quantise(row) for row in probabilities]
     sizes = torch.tensor([len(row) for row in rows], dtype=torch.int32)
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1 << PRECISION)
+    longest = max(map(len, rows), default=2)
+    padded = torch.full((len(rows), longest), 1 << PRECISION, dtype=torch.int32)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
     return Tables(padded, sizes, torch.tensor(lowest, dtype=torch.int32))
 
 

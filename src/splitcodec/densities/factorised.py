@@ -48,7 +48,7 @@ class DeepFactorised(ChannelwiseDensity):
 
     def likelihood(self, values: Tensor) -> Tensor:
         """See ChannelwiseDensity."""
-        flat = values.reshape(-1, self.channels).T[:, None]
+        flat = values[None].flatten(0, -2).T[:, None]
         lower, upper = self._logits(flat - 0.5), self._logits(flat + 0.5)
         # Far out on either side the difference is taken where the sigmoids are small.
         sign = torch.where(lower + upper > 0, -1.0, 1.0).to(values)
