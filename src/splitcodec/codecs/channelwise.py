@@ -13,12 +13,16 @@ class ChannelwiseCodec(TransformCodec):
         """The index of each channel's table, (kept,) int32."""
         raise NotImplementedError
 
-    def encode(self, deviation: Tensor, mask: Tensor) -> tuple[list[bytes], list[Tensor]]:
+    def encode(
+        self, deviation: Tensor, offsets: Tensor, mask: Tensor
+    ) -> tuple[list[bytes], list[Tensor]]:
         """Tokens in order, channels within a token."""
         symbols = (self.latent(deviation).round() * mask).to(torch.int32)
         return self.encode_symbols(symbols, self._indexes(mask), "latent"), [symbols]
 
-    def decode(self, streams: list[bytes], mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def decode(
+        self, streams: list[bytes], offsets: Tensor, mask: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         """See TransformCodec."""
         symbols = self.decode_symbols(streams, self._indexes(mask), "latent")
         return self.reconstruct(self.gain * symbols), [symbols]

@@ -16,9 +16,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from splitcodec.activations.store import mask_of
-from splitcodec.codecs.base import Estimate
-from splitcodec.codecs.checksum import seal, trim, unseal
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.networks import CausalNetwork
@@ -49,9 +46,10 @@ class ConditionalCodec(TransformCodec):
         channels: int,
         hyperparameters: HyperpriorHyperparameters,
         kept: int,
+        vocabulary: int,
         context: int,
     ) -> None:
-        super().__init__(name, channels, hyperparameters, kept)
+        super().__init__(name, channels, hyperparameters, kept, vocabulary)
         size = hyperparameters
         side, inner = size.side_channels, (size.width, size.layers, size.heads)
         self.analysis.requires_grad_()
@@ -66,7 +64,7 @@ class ConditionalCodec(TransformCodec):
     def densities(self) -> dict[str, ChannelwiseDensity | LocationScale]:
         """Of the side values, if there are any, and of the latent."""
         side = {"side": self.side_density} if self.side_density else {}
-        return side | {"latent": self.latent_density}
+        return super().densities() | side | {"latent": self.latent_density}
 
     def priors(self) -> list[nn.Parameter]:
         """The densities' parameters and the scales that the prediction starts from."""
@@ -78,57 +76,67 @@ class ConditionalCodec(TransformCodec):
         with torch.no_grad():
             self.log_scale.copy_(klt.scales().log())
 
-    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
-        """In training, noise stands for rounding in the rate and the gradient passes rounding
-        in the reconstruction (Minnen and Singh 2020); in evaluation both are rounded."""
-        mask = mask_of(lengths, representation.shape[1])
-        latent = self.latent(representation)
+    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """See TransformCodec."""
+        latent = self.latent(deviation)
         side = self.noisy(self.side(latent))
-        mean, log_scale = self.predict(latent, side)
+        base, mean, log_scale = self.predict(deviation, offsets, latent, side)
         residual = latent - mean
         rate = self.latent_density.bits(self.noisy(residual), log_scale.exp()).sum(-1)
         if self.side_density:
             rate = rate + self.side_density.bits(side).sum(-1)
-        return Estimate(self.reconstruct(mean + straight_through(residual), mask), rate * mask)
+        return self.decoded(base, mean, straight_through(residual)), rate
 
-    @torch.no_grad()
-    def compress(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
-        """One stream a sequence: checksum, side stream, main stream."""
-        mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
-        latent = self.latent(representation)
+    def encode(
+        self, deviation: Tensor, offsets: Tensor, mask: Tensor
+    ) -> tuple[list[bytes], list[Tensor]]:
+        """Side stream, where there is one, and main stream."""
+        latent = self.latent(deviation)
         side = (self.side(latent).round() * mask).to(torch.int32)
-        symbols, indexes = self.quantise(latent, side)
+        symbols, indexes = self.quantise(latent, offsets, side)
         symbols = (symbols * mask).to(torch.int32)
-        bodies = self.encode_symbols(symbols, torch.where(mask, indexes, -1), "latent")
+        streams = self.encode_symbols(symbols, torch.where(mask, indexes, -1), "latent")
         if self.side_density:
             sides = self.encode_symbols(side, self._side_indexes(mask), "side")
-            bodies = map(join, sides, bodies)
-        return [seal(*row) for row in zip(bodies, *trim(lengths, side, symbols), strict=True)]
+            streams = list(map(join, sides, streams))
+        return streams, [side, symbols]
 
-    @torch.no_grad()
-    def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
+    def decode(
+        self, streams: list[bytes], offsets: Tensor, mask: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         """Side values, then tables from them, then the latent."""
-        mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
-        bodies, checksums = unseal(streams)
         side = torch.zeros(*mask.shape[:2], 0, dtype=torch.int32, device=mask.device)
         if self.side_density:
-            sides, bodies = map(list, zip(*map(split, bodies), strict=True))
+            sides, streams = map(list, zip(*map(split, streams), strict=True))
             side = self.decode_symbols(sides, self._side_indexes(mask), "side")
-        mean, symbols = self.dequantise(bodies, side, mask)
-        checksums.check(*trim(lengths, side, symbols))
-        return self.reconstruct((mean + symbols).float(), mask[..., 0])
+        deviation, symbols = self.dequantise(streams, offsets, side, mask)
+        return deviation.float(), [side, symbols]
 
-    def predict(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the scale of each latent, from what the decoder will have."""
+    def predict(
+        self, deviation: Tensor, offsets: Tensor, latent: Tensor, side: Tensor
+    ) -> tuple[Tensor | float, Tensor, Tensor]:
+        """What the decoder will know of each token: base, mean and logarithm of the scale.
+
+        `base` (batch, tokens, channels) is predicted of the deviation itself, mean and scale
+        (batch, tokens, kept) of the latent, base included.
+        """
         raise NotImplementedError
 
-    def quantise(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+    def quantise(self, latent: Tensor, offsets: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
         """Symbols (float64) and tables (int32) of a latent, given integer side values."""
         raise NotImplementedError
 
-    def dequantise(self, streams: list[bytes], side: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (float64) and symbols (int32) from the main streams; mask (batch, tokens, 1)."""
+    def dequantise(
+        self, streams: list[bytes], offsets: Tensor, side: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decoded deviation and symbols (int32) from the main streams; mask (batch, tokens, 1)."""
         raise NotImplementedError
+
+    def decoded(self, base: Tensor | float, mean: Tensor, symbols: Tensor) -> Tensor:
+        """The deviation from base, mean and symbols; what is predicted of it is kept as it is."""
+        if isinstance(base, Tensor):
+            mean = mean - self.latent(base)
+        return base + self.reconstruct(mean + self.gain * symbols)
 
     def side(self, latent: Tensor) -> Tensor:
         """Side values before rounding, (batch, tokens, side)."""

@@ -46,7 +46,7 @@ class Factorised(ChannelwiseCodec):
         super().start_from(klt)
         self.latent_density.initialise(logistic_scale(klt.scales()))
 
-    def estimate(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """See TransformCodec."""
         latent = self.latent(deviation)
         rate = self.latent_density.bits(self.noisy(latent)).sum(-1)

@@ -26,19 +26,24 @@ class Hyperprior(ConditionalCodec):
     ) -> None:
         super().__init__(name, channels, hyperparameters, kept, vocabulary, context=0)
 
-    def predict(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, deviation: Tensor, offsets: Tensor, latent: Tensor, side: Tensor
+    ) -> tuple[float, Tensor, Tensor]:
         """See ConditionalCodec."""
-        return self.parameters_from(self.prediction(side))
+        return 0.0, *self.parameters_from(self.prediction(side))
 
-    def quantise(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+    def quantise(self, latent: Tensor, offsets: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
         mean, indexes = self._coding_parameters(side)
         return (latent.double() - mean).round(), indexes
 
-    def dequantise(self, streams: list[bytes], side: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def dequantise(
+        self, streams: list[bytes], offsets: Tensor, side: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
         mean, indexes = self._coding_parameters(side)
-        return mean, self.decode_symbols(streams, torch.where(mask, indexes, -1), "latent")
+        symbols = self.decode_symbols(streams, torch.where(mask, indexes, -1), "latent")
+        return self.decoded(0.0, mean.float(), symbols), symbols
 
     def _coding_parameters(self, side: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (float64) and coding table (int32) of each latent, from integer side values."""

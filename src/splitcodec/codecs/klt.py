@@ -14,15 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splitcodec.activations.moments import Moments
-from splitcodec.activations.store import mask_of
-from splitcodec.codecs.base import Estimate
+from splitcodec.activations.moments import SINK_RATIO, Moments, Sample
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.densities.location_scale import Gaussian, table_scales
 
 _STEP_RATIOS = torch.logspace(-0.3, 0.45, 11)
 _REACH = 288
+_HISTORY_RIDGE = 1e-3
+"""Share of the variance of the token before that stands for uncertain statistics."""
+_ROWS_RIDGE = 3e-3
+"""The same for the head's rows, as they vary over the vocabulary: few tokens are seen often."""
 
 
 class Klt(ChannelwiseCodec):
@@ -51,7 +53,7 @@ class Klt(ChannelwiseCodec):
         """The table of each channel's scale."""
         return self.scale_index
 
-    def estimate(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Rate under the table scales."""
         symbols = self.latent(deviation).round()
         rate = self.gaussian.bits(symbols, self.scales().to(symbols)).sum(-1)
@@ -92,18 +94,23 @@ def whitened_transform(
     return principal.T @ root, inverse_root @ principal
 
 
+def high_rate_step(rate_weight: float) -> float:
+    """The step of a uniform quantiser that is optimal at high rate, Δ² = 12 λ / ln 2."""
+    return math.sqrt(12 * rate_weight / math.log(2))
+
+
 def choose_quantisation(latents: Tensor, rate_weight: float) -> Quantisation:
     """Steps, gains and tables for `latents` (samples, channels), minimising ½ error² + λ · bits.
 
-    The search starts from the step that is optimal at high rate, Δ² = 12 λ / ln 2.
+    The search starts from the step that is optimal at high rate.
     """
-    high_rate_step = math.sqrt(12 * rate_weight / math.log(2))
+    start = high_rate_step(rate_weight)
     costs, gains, tables = zip(
-        *(_cost_at(latents, high_rate_step * float(r), rate_weight) for r in _STEP_RATIOS),
+        *(_cost_at(latents, start * float(r), rate_weight) for r in _STEP_RATIOS),
         strict=True,
     )
     best_cost, best = torch.stack(costs).min(0)
-    steps = high_rate_step * _STEP_RATIOS[best]
+    steps = start * _STEP_RATIOS[best]
     pick = lambda options: torch.stack(options).gather(0, best[None])[0]  # noqa: E731
     coded = best_cost < 0.5 * latents.square().mean(0)
     return Quantisation(steps, pick(gains), pick(tables), coded)
@@ -133,24 +140,60 @@ def fit_klt(
     hyperparameters: KltHyperparameters,
     moments: Moments,
     sensitivity: Tensor,
-    sample: Tensor,
+    sample: Sample,
     rate_weight: float,
 ) -> Klt:
     """The closed-form codec at λ = `rate_weight` (nats a bit), from statistics alone.
 
-    `sensitivity` (channels, channels) float64; `sample` (samples, channels) chooses the steps.
+    `sensitivity` (channels, channels) float64; `sample` chooses the steps. Where the moments have a
+    context (token, decoded token before), what it predicts linearly is not coded: the transform is
+    that of the residual, and the codec gets the prediction as `token_map` and `history`.
     """
-    forward, backward = whitened_transform(
-        moments.covariance, sensitivity, hyperparameters.shrinkage
-    )
-    latents = ((sample.double() - moments.mean) @ forward.T).float()
-    chosen = choose_quantisation(latents, rate_weight)
+    shrinkage, channels = hyperparameters.shrinkage, len(moments.mean)
+    covariance, residuals = moments.covariance, sample.values.double() - moments.mean
+    prediction = torch.zeros(channels, 0, dtype=torch.float64)
+    if moments.context:
+        _, backward = whitened_transform(covariance, sensitivity, shrinkage)
+        noise = high_rate_step(rate_weight) ** 2 / 12 * backward @ backward.T
+        prediction, covariance = _wiener(moments, noise)
+        residuals = residuals - sample.context_with_noise(noise) @ prediction.T
+    forward, backward = whitened_transform(covariance, sensitivity, shrinkage)
+    chosen = choose_quantisation((residuals @ forward.T).float(), rate_weight)
     coded = chosen.coded
     steps = chosen.steps[coded].double()
-    codec = Klt("klt", len(moments.mean), hyperparameters, kept=int(coded.sum()))
+    shape = {"kept": int(coded.sum()), "vocabulary": len(moments.counts)}
+    codec = Klt("klt", channels, hyperparameters, **shape)
     codec.mean.copy_(moments.mean)
     codec.first_mean.copy_(moments.first_mean)
     codec.analysis.copy_(forward[coded] / steps[:, None])
-    codec.synthesis.copy_(backward[:, coded] * (steps * chosen.gains[coded]))
+    codec.synthesis.copy_(backward[:, coded] * steps)
+    codec.gain.copy_(chosen.gains[coded])
     codec.scale_index.copy_(chosen.tables[coded])
+    if hyperparameters.tokens:
+        codec.token_density.counts.copy_(moments.counts)
+        codec.token_map.copy_(prediction[:, -channels:])
+        codec.row_mean.copy_(moments.context.row_mean)
+    if moments.context and moments.context.history:
+        codec.history = prediction[:, :channels].float()
+        codec.sink_energy = SINK_RATIO * moments.covariance.trace().float()
+    codec.update()
     return codec
+
+
+def _wiener(moments: Moments, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The best linear prediction of a token from its context, and the residual's covariance.
+
+    `noise` (channels, channels): covariance of the error of the decoded token before (Wiener 1949).
+    """
+    context = moments.context
+    covariance = context.covariance.clone()
+    if context.history:
+        covariance[: len(noise), : len(noise)] += noise
+    uncertainty = _HISTORY_RIDGE * context.covariance.diagonal().diag()
+    if context.rows is not None:
+        channels = len(context.rows)
+        uncertainty[-channels:, -channels:] = _ROWS_RIDGE * context.rows
+    prediction = torch.linalg.solve(covariance + uncertainty, context.cross.T).T
+    explained = prediction @ context.cross.T
+    residual = moments.covariance - explained - explained.T + prediction @ covariance @ prediction.T
+    return prediction, residual

@@ -69,6 +69,7 @@ class TransformCodec(Codec):
         self.token_map = None
         if hyperparameters.tokens:
             self.token_map = nn.Parameter(torch.zeros(channels, channels), requires_grad=False)
+            self.register_buffer("row_mean", torch.zeros(channels))
         self._embedding: Tensor | None = None
 
     def attach(self, embedding: Tensor) -> None:
@@ -84,8 +85,8 @@ class TransformCodec(Codec):
         """See Codec; in training, noise stands for rounding in the rate, and the gradient passes
         rounding in the reconstruction (Minnen and Singh 2020)."""
         mask = mask_of(lengths, representation.shape[1])
-        means = self.means(tokens, representation.shape[1])
-        deviation, bits = self.estimate(representation - means)
+        means, offsets = self.means(tokens, representation.shape[1])
+        deviation, bits = self.estimate(representation - means, offsets)
         if self.token_density:
             bits = bits + self.token_density.bits(tokens, self.tables("token"))
         return Estimate((deviation + means) * mask[..., None], bits * mask)
@@ -96,8 +97,8 @@ class TransformCodec(Codec):
     ) -> list[bytes]:
         """One stream a sequence: checksum, token ids where they are sent, the deviation."""
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
-        means = self.means(tokens, representation.shape[1])
-        streams, symbols = self.encode(representation - means, mask)
+        means, offsets = self.means(tokens, representation.shape[1])
+        streams, symbols = self.encode(representation - means, offsets, mask)
         if self.token_density:
             streams = map(join, self._encode_tokens(tokens, mask[..., 0]), streams)
             symbols = [tokens.to(torch.int32), *symbols]
@@ -112,36 +113,45 @@ class TransformCodec(Codec):
         if self.token_density:
             ids, bodies = map(list, zip(*map(split, bodies), strict=True))
             tokens = self._decode_tokens(ids, mask[..., 0])
-        deviation, symbols = self.decode(bodies, mask)
+        means, offsets = self.means(tokens, mask.shape[1])
+        deviation, symbols = self.decode(bodies, offsets, mask)
         if self.token_density:
             symbols = [tokens.to(torch.int32), *symbols]
         checksums.check(*trim(lengths, *symbols))
-        return (deviation + self.means(tokens, mask.shape[1])) * mask
+        return (deviation + means) * mask
 
-    def estimate(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
-        """What is decoded of a deviation (batch, tokens, channels), and bits (batch, tokens)."""
+    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """What is decoded of a deviation (batch, tokens, channels), and bits (batch, tokens).
+
+        `offsets` (…, tokens, channels): the part of the mean that is due to token ids.
+        """
         raise NotImplementedError
 
-    def encode(self, deviation: Tensor, mask: Tensor) -> tuple[list[bytes], list[Tensor]]:
+    def encode(
+        self, deviation: Tensor, offsets: Tensor, mask: Tensor
+    ) -> tuple[list[bytes], list[Tensor]]:
         """One stream a sequence, and the symbols in it; mask (batch, tokens, 1)."""
         raise NotImplementedError
 
-    def decode(self, streams: list[bytes], mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def decode(
+        self, streams: list[bytes], offsets: Tensor, mask: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         """The decoded deviation (batch, tokens, channels), and the symbols."""
         raise NotImplementedError
 
-    def means(self, tokens: Tensor | None, count: int) -> Tensor:
-        """The mean at each of `count` positions; with token ids, of those tokens.
+    def means(self, tokens: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+        """The mean at each of `count` positions, and the part of it that is due to token ids.
 
-        (tokens, channels) or (batch, tokens, channels).
+        Both (tokens, channels), or (batch, tokens, channels) with token ids.
         """
         positions = torch.cat([self.first_mean[None], self.mean.expand(count - 1, -1)])
         if self.token_map is None:
-            return positions
+            return positions, torch.zeros_like(positions)
         if self._embedding is None or tokens is None:
             raise InputError(f"{self.name} sends token ids; give it tokens and the model (--model)")
         rows = self._embedding[tokens[:, 1:].to(self._embedding.device)].to(positions)
-        return positions + functional.pad(rows @ self.token_map.T, (0, 0, 1, 0))
+        offsets = functional.pad((rows - self.row_mean) @ self.token_map.T, (0, 0, 1, 0))
+        return positions + offsets, offsets
 
     def latent(self, deviation: Tensor) -> Tensor:
         """(batch, tokens, kept), in quantiser steps."""
@@ -178,6 +188,7 @@ class TransformCodec(Codec):
                 getattr(self, name).copy_(getattr(klt, name))
             if self.token_density:
                 self.token_map.copy_(klt.token_map)
+                self.row_mean.copy_(klt.row_mean)
                 self.token_density.counts.copy_(klt.token_density.counts)
 
     def update(self) -> None:

@@ -77,6 +77,11 @@ class SplitModel(nn.Module):
         return self.model.config.vocab_size
 
     @property
+    def embedding(self) -> Tensor:
+        """The head's weights (vocabulary, channels): what the back knows of every token id."""
+        return self.model.get_output_embeddings().weight.detach()
+
+    @property
     def dtype(self) -> torch.dtype:
         """In which the model computes."""
         return self.model.dtype

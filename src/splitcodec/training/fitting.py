@@ -75,8 +75,10 @@ def fit_closed_form(
     hyperparameters: KltHyperparameters, data: TrainingData, rate_weight: float, seed: int
 ) -> Klt:
     """The sensitivity-weighted KLT at λ = `rate_weight`."""
-    moments = moments_of(data.activations)
-    sample = sample_tokens(data.activations, hyperparameters.samples, seed)
+    embedding = data.model.embedding if hyperparameters.tokens else None
+    history = getattr(hyperparameters, "history", False)
+    moments = moments_of(data.activations, history=history, embedding=embedding)
+    sample = sample_tokens(data.activations, hyperparameters.samples, seed, moments, embedding)
     return fit_klt(hyperparameters, moments, data.sensitivity, sample, rate_weight)
 
 
