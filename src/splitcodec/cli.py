@@ -15,7 +15,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from splitcodec.errors import InputError, SettingsError, SplitcodecError
-from splitcodec.settings import ModelSource, Partition, Settings, TextSource, describe
+from splitcodec.settings import (
+    ModelSource,
+    Partition,
+    Settings,
+    TextSource,
+    TrainedSource,
+    describe,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +47,9 @@ class Dtype(StrEnum):
 
 
 DtypeOption = Annotated[Dtype, typer.Option(help="in which the model runs")]
+Rules = Annotated[
+    list[str], typer.Option(help="'train: {between: [1790, 1989], sequences: 128}', one each")
+]
 Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
 Text = Annotated[str | None, typer.Option()]
 Number = Annotated[int | None, typer.Option()]
@@ -97,23 +107,39 @@ def tokenise(
     documents: Annotated[Path, typer.Option(help="Parquet file made by fetch-text")],
     model: ModelDirectory,
     partition: Annotated[str, typer.Option(help="the one of the rules to write")],
-    rule: Annotated[
-        list[str], typer.Option(help="'train: {between: [1790, 1989], sequences: 128}', one each")
-    ],
+    rule: Rules,
     out: Out,
     sequence_length: Annotated[int, typer.Option(min=2)] = 512,
     start_token: bool = True,
 ) -> None:
     """Cut the documents of a partition into sequences of tokens."""
-    rules: dict[str, Partition] = {}
-    for text in rule:
-        rules |= _validated(dict[str, Partition], _yaml(text))
-    if partition not in rules:
-        raise SettingsError(f"no --rule for partition {partition!r}; there are {', '.join(rules)}")
+    chosen, others = _partition(rule, partition)
     from splitcodec.inputs.tokens import tokenise
 
-    chosen = rules.pop(partition)
-    tokenise(documents, model, partition, chosen, rules, sequence_length, start_token, out)
+    tokenise(documents, model, partition, chosen, others, sequence_length, start_token, out)
+
+
+@app.command()
+def pretrain(
+    documents: Annotated[Path, typer.Option(help="Parquet file made by fetch-text")],
+    rule: Rules,
+    out: Annotated[Path, typer.Option(help="directory to make")],
+    set: Annotated[
+        list[str], typer.Option(help="KEY=VALUE, of a source of kind trained; repeat for several")
+    ] = [],  # noqa: B006
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="to resume from; beside the model if not named")
+    ] = None,
+) -> None:
+    """Train a small model on the train partition; resumes where a killed run stopped."""
+    source = _validated(TrainedSource, {"kind": "trained", **_assignments(set)})
+    chosen, others = _partition(rule, "train")
+    from splitcodec.training.loop import Log
+    from splitcodec.training.pretraining import pretrain
+
+    checkpoint = checkpoint or out.with_name(out.name + ".checkpoint")
+    log = Log(checkpoint.with_suffix(".jsonl"))
+    pretrain(source, documents, chosen, others, checkpoint, out, log)
 
 
 @app.command()
@@ -192,8 +218,7 @@ def train(
     ] = None,
 ) -> None:
     """Fit a codec to stored activations; resumes where a killed run stopped."""
-    pairs = (item.partition("=") for item in set)
-    changes = {key: _yaml(value) for key, _, value in pairs}
+    changes = _assignments(set)
     from splitcodec.inputs.tables import read_meaning
     from splitcodec.training.run import Material, recipe, train
 
@@ -465,6 +490,22 @@ def _validated(wanted: Any, given: dict[str, Any]) -> Any:
         return TypeAdapter(wanted).validate_python(values)
     except ValidationError as error:
         raise SettingsError(describe(error)) from None
+
+
+def _partition(rules: list[str], wanted: str) -> tuple[Partition, dict[str, Partition]]:
+    """The rule of the wanted partition, and those of the others."""
+    others: dict[str, Partition] = {}
+    for text in rules:
+        others |= _validated(dict[str, Partition], _yaml(text))
+    if wanted not in others:
+        raise SettingsError(f"no --rule for partition {wanted!r}; there are {', '.join(others)}")
+    return others.pop(wanted), others
+
+
+def _assignments(pairs: list[str]) -> dict[str, Any]:
+    """What KEY=VALUE pairs say, the values in YAML."""
+    parts = (item.partition("=") for item in pairs)
+    return {key: _yaml(value) for key, _, value in parts}
 
 
 def _yaml(text: str) -> Any:
