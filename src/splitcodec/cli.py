@@ -151,6 +151,9 @@ def extract(
     model_dtype: DtypeOption = Dtype.float32,
     dtype: Annotated[Dtype, typer.Option(help="of the stored values")] = Dtype.float16,
     batch_sequences: BatchSequences = 4,
+    train_sequences: Annotated[
+        int | None, typer.Option(min=1, help="of partition train, spread evenly")
+    ] = None,
 ) -> None:
     """Write the representations at all splits, and the final one, in one forward pass."""
     import torch
@@ -167,7 +170,8 @@ def extract(
         raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
     outputs = {k: out / f"split{k}" / f"{partition}.parquet" for k in split}
     outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
-    extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences)
+    wanted = train_sequences if partition == "train" else None
+    extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences, wanted)
 
 
 @app.command()
@@ -196,44 +200,66 @@ def sensitivity(
 
 @app.command()
 def train(
-    codec: Annotated[str, typer.Option(help="klt, hyperprior, or another learned codec")],
+    codec: Annotated[str, typer.Option(help="klt, hyperprior, …, or fp16 where the model learns")],
     activations: Annotated[Path, typer.Option(help="training store at the split")],
-    sensitivity: Annotated[Path, typer.Option(help="made by sensitivity")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],
-    rate_weight: Annotated[float, typer.Option("--lambda", help="λ in nats a bit")],
+    rate_weight: Annotated[float | None, typer.Option("--lambda", help="λ in nats a bit")] = None,
     name: Annotated[str | None, typer.Option(help="of its points; the codec's if left out")] = None,
+    mode: Annotated[
+        str, typer.Option(help="frozen, back or end-to-end; the latter two also as -adapters")
+    ] = "frozen",
     seed: int = 0,
     set: Annotated[
         list[str], typer.Option(help="KEY=VALUE, a hyper-parameter; repeat for several")
     ] = [],  # noqa: B006
-    model: Annotated[Path | None, typer.Option(help="model directory, for polishing")] = None,
+    tune: Annotated[
+        list[str], typer.Option(help="KEY=VALUE, how the model learns; repeat for several")
+    ] = [],  # noqa: B006
+    sensitivity: Annotated[
+        Path | None, typer.Option(help="made by sensitivity; not for end-to-end")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="model directory; not for klt")] = None,
     model_dtype: DtypeOption = Dtype.float32,
     references: Annotated[Path | None, typer.Option(help="training store, final")] = None,
     validation: Annotated[Path | None, typer.Option(help="validation store at the split")] = None,
     validation_references: Annotated[
         Path | None, typer.Option(help="validation store, final")
     ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="training tokens, for end-to-end; all of them are used")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="to resume from; beside the codec if not named")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="results/<experiment>; MLflow then shows the training live")
+    ] = None,
+    uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="of MLflow, to show it live")
+    ] = None,
 ) -> None:
-    """Fit a codec to stored activations; resumes where a killed run stopped."""
-    changes = _assignments(set)
+    """Train a codec, and the model with it where the mode says so; resumes after a kill."""
+    changes, tuning = _assignments(set), _assignments(tune)
     from splitcodec.inputs.tables import read_meaning
     from splitcodec.training.run import Material, recipe, train
 
-    wanted = recipe(codec, rate_weight, seed, changes, name)
-    polished = getattr(wanted.hyperparameters, "polish_steps", 0) > 0
+    wanted = recipe(codec, rate_weight, seed, changes, name, mode, tuning)
     meaning = read_meaning(activations)
     material = Material(
         sensitivity=sensitivity,
         references=references,
         validation=validation,
         validation_references=validation_references,
-        model=_load_model(model, model_dtype, meaning) if polished and model else None,
+        model=_load_model(model, model_dtype, meaning) if wanted.needs_model and model else None,
+        tokens=tokens,
         checkpoint=checkpoint or out.with_name(out.name + ".checkpoint"),
     )
-    train(wanted, activations, out, material)
+    watch = None
+    if results and uri:
+        from splitcodec.tracking import LiveRun
+
+        watch = LiveRun(wanted.point | {k: meaning[k] for k in ("model", "split")}, results, uri)
+    train(wanted, activations, out, material, watch)
 
 
 @app.command()
@@ -250,6 +276,9 @@ def baselines(
 
 
 CodecDirectory = Annotated[Path, typer.Option("--codec", help="directory made by train")]
+OriginalModel = Annotated[
+    Path | None, typer.Option("--model", help="model directory, if the front learned with a codec")
+]
 Store = Annotated[Path, typer.Option(help="activation store")]
 
 
@@ -261,6 +290,8 @@ def encode(
     coder: Annotated[
         list[str], typer.Option(help="ans, or for baselines raw, deflate, zstd; one each")
     ],
+    model: OriginalModel = None,
+    model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
     """Encode a store into container files."""
     if not len(codec) == len(coder) == len(out):
@@ -269,8 +300,9 @@ def encode(
     from splitcodec.evaluation.bitstreams import encode
 
     store = Activations(activations)
+    loaded = _load_model(model, model_dtype, store.metadata) if model else None
     for directory, name, path in zip(codec, coder, out, strict=True):
-        encode(store, directory, name, path)
+        encode(store, directory, name, path, loaded)
 
 
 @app.command()
@@ -336,13 +368,17 @@ def latency(
     out: Out,
     sequences: Annotated[int, typer.Option(min=1)] = 4,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
+    model: OriginalModel = None,
+    model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
     """Time encoding and decoding with every codec, one after the other in this process."""
     from splitcodec.activations.store import Activations
     from splitcodec.evaluation.latency import measure_latency
     from splitcodec.files import write_json
 
-    write_json(out, measure_latency(Activations(activations), codec, sequences, repeats))
+    store = Activations(activations)
+    loaded = _load_model(model, model_dtype, store.metadata) if model else None
+    write_json(out, measure_latency(store, codec, sequences, repeats, loaded))
 
 
 @app.command()

@@ -294,6 +294,8 @@ class Codec(Strict):
     def consistent(self) -> Self:
         """Codec, mode and λ go together."""
         check_mode(self.codec, self.mode)
+        if is_baseline(self.codec) and self.mode == "frozen":
+            raise ValueError(f"{self.codec} has nothing to learn; name it under baselines")
         if is_baseline(self.codec) and self.lambdas:
             raise ValueError(f"{self.codec} has no λ; leave lambdas out")
         if not is_baseline(self.codec) and not self.lambdas:
@@ -303,10 +305,13 @@ class Codec(Strict):
         return self
 
 
+def changes_front(mode: str) -> bool:
+    """Whether the front learns too, so that stored representations are not its own."""
+    return mode.startswith("end-to-end")
+
+
 def check_mode(codec: str, mode: Mode) -> None:
     """Raise ValueError for a codec that has nothing to learn in this mode."""
-    if is_baseline(codec) and mode == "frozen":
-        raise ValueError(f"{codec} has nothing to learn; name it under baselines, or another mode")
     if codec == "klt" and mode.startswith("end-to-end"):
         raise ValueError("klt has no gradient; it goes with the modes frozen and back")
 

@@ -57,6 +57,10 @@ class Hyperprior(TransformCodec):
                 getattr(self, name).copy_(getattr(klt, name))
             self.log_scale.copy_(gaussian.table_scales()[klt.scale_index.long()].log())
 
+    def priors(self) -> list[nn.Parameter]:
+        """The parameters of densities and scales, which learn faster than networks."""
+        return [self.log_scale, *self.side_density.parameters()]
+
     def update(self) -> None:
         """Rebuild the side tables after training; call before saving or coding."""
         self.register_tables("side", self.side_density.tables())

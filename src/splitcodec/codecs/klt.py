@@ -132,6 +132,21 @@ def _histograms(symbols: Tensor) -> Tensor:
     return counts.view(channels, width).float() / samples
 
 
+def scaled_identity(mean: Tensor, first_mean: Tensor, deviation: Tensor, spread: float) -> Klt:
+    """A gain for each channel and no transform: symbols have the deviation `spread`.
+
+    `mean`, `first_mean`, `deviation` (channels,): where training end to end may start.
+    """
+    gain = spread / deviation.clamp_min(1e-6)
+    codec = Klt("klt", len(mean), KltHyperparameters(), kept=len(mean))
+    codec.mean.copy_(mean)
+    codec.first_mean.copy_(first_mean)
+    codec.analysis.copy_(torch.diag(gain))
+    codec.synthesis.copy_(torch.diag(1 / gain))
+    codec.scale_index.copy_(gaussian.scale_indexes(torch.full_like(mean, spread)))
+    return codec
+
+
 def fit_klt(
     hyperparameters: KltHyperparameters,
     moments: Moments,

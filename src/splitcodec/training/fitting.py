@@ -193,7 +193,7 @@ class Fitting:
 
 def codec_groups(codec: Codec) -> list[dict[str, Any]]:
     """Networks and priors of a codec, with their peak rates."""
-    priors = [codec.log_scale, *codec.side_density.parameters()]
+    priors = codec.priors()
     known = {id(parameter) for parameter in [*priors, codec.analysis, codec.synthesis]}
     networks = [parameter for parameter in codec.parameters() if id(parameter) not in known]
     rate = codec.hyperparameters.learning_rate

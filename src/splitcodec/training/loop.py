@@ -46,7 +46,12 @@ class Log:
         self._watch = watch
 
     def start(self, entries: list[dict[str, Any]]) -> None:
-        """Begin with what a checkpoint remembers; lines written after it are forgotten."""
+        """Begin with what a checkpoint remembers; lines written after it are forgotten.
+
+        Entries of an earlier loop, which a later one's checkpoint has as well, come once.
+        """
+        if len(entries) < len(self.entries):
+            return
         self.entries = list(entries)
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +65,12 @@ class Log:
                 file.write(_line(entry))
         if self._watch:
             self._watch(entry)
+
+    def move_to(self, path: Path) -> None:
+        """Put the file at its final place."""
+        path.write_text(self.text(), encoding="utf-8")
+        if self._path:
+            self._path.unlink(missing_ok=True)
 
     def text(self) -> str:
         """JSON lines."""
@@ -180,9 +191,7 @@ class Loop:
         """One step of the optimiser; its mean loss and figures."""
         phase = self.phases[number]
         # Noise is a function of seed and step, so that a resumed run repeats it.
-        torch.manual_seed(
-            hash((self.seed, number, step)) % 2**31 + self.accelerator.process_index
-        )
+        torch.manual_seed(hash((self.seed, number, step)) % 2**31 + self.accelerator.process_index)
         share = _warmed_cosine(step, phase.steps, phase.warm_up)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * share
@@ -225,13 +234,12 @@ class Loop:
     def _check(self, phase: Phase, step: int, loss: float, state: _Progress) -> None:
         """Raise TrainingError when the loss is no number, or far above what it has been."""
         state.losses = [*state.losses, loss][-(_RECENT + _BEFORE) :]
-        recent, before = state.losses[-_RECENT:], state.losses[:-_RECENT]
+        recent = statistics.median_low(state.losses[-_RECENT:])
+        before = statistics.median(state.losses[:-_RECENT] or [math.inf])
         if not math.isfinite(loss):
             reason = "the loss is not finite"
-        elif len(before) == _BEFORE and statistics.median(recent) > _EXPLODED * max(
-            statistics.median(before), 1e-3
-        ):
-            reason = f"the loss has grown to {statistics.median(recent):.3g}"
+        elif len(state.losses) == _RECENT + _BEFORE and recent > _EXPLODED * before:
+            reason = f"the loss has grown to {recent:.3g}"
         else:
             return
         raise TrainingError(
@@ -241,7 +249,8 @@ class Loop:
 
     def _learned(self) -> dict[str, Tensor]:
         """The module's state without parameters that never learn."""
-        fixed = {n for n, p in self.module.named_parameters() if not p.requires_grad}
+        named = self.module.named_parameters(remove_duplicate=False)
+        fixed = {name for name, parameter in named if not parameter.requires_grad}
         state = self.module.state_dict()
         return {name: value for name, value in state.items() if name not in fixed}
 

@@ -54,6 +54,7 @@ def pretrain(
         tokenise(documents, made, "train", rule, others, source.context, True, tokens)
         recipe = recipe_of(source=source.model_dump(), tokens=sha256_of_file(tokens))
         train_model(model, source, read_tokens(tokens), recipe, checkpoint, log)
+        log.move_to(made / "training.jsonl")
         model.save_pretrained(made)
         (made / "model.safetensors").chmod(0o644)
         write_identity(made, source)
