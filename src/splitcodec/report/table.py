@@ -46,7 +46,7 @@ COLUMNS = (
         "lambda",
         NUMBER,
         "nats/bit",
-        "λ: nats that one bit is worth; empty where no rate is weighed",
+        "λ: nats one bit is worth; empty where no rate is weighed",
     ),
     Column("seed", INTEGER, "", "seed of the codec's training; empty if unlearned"),
     Column("partition", TEXT, "", "partition of the text that was evaluated"),
