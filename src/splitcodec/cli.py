@@ -200,7 +200,10 @@ def sensitivity(
 
 @app.command()
 def train(
-    codec: Annotated[str, typer.Option(help="klt, hyperprior, …, or fp16 where the model learns")],
+    codec: Annotated[
+        str,
+        typer.Option(help="klt, factorised, hyperprior, direct-access; fp16, if a model learns"),
+    ],
     activations: Annotated[Path, typer.Option(help="training store at the split")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],
     rate_weight: Annotated[float | None, typer.Option("--lambda", help="λ in nats a bit")] = None,

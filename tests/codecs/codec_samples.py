@@ -1,10 +1,16 @@
 """Codecs fitted to a known Gaussian representation, without a model and without training."""
 
+from functools import partial
+
 import torch
 
 from small_world import gaussian_covariance
 from splitcodec.activations.moments import Moments
-from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters, KltHyperparameters
+from splitcodec.codecs.catalogue import hyperparameters_of
+from splitcodec.codecs.conditional import ConditionalCodec
+from splitcodec.codecs.direct_access import DirectAccess
+from splitcodec.codecs.factorised import Factorised
+from splitcodec.codecs.hyperparameters import FactorisedHyperparameters, KltHyperparameters
 from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt, fit_klt
 
@@ -31,19 +37,48 @@ def fitted_klt(rate_weight: float = RATE_WEIGHT) -> Klt:
     return fit_klt(KltHyperparameters(), moments, SENSITIVITY, sample, rate_weight).eval()
 
 
-def fitted_hyperprior(seed: int = 0) -> Hyperprior:
-    """Started from the KLT, with networks that say something, though nothing learnt."""
-    torch.manual_seed(seed)
-    small = HyperpriorHyperparameters(side_channels=5, width=16, heads=2)
+def fitted_factorised(**changes) -> Factorised:
+    """Started from the KLT; the densities have a shape, though nothing learnt."""
+    torch.manual_seed(0)
     klt = fitted_klt()
-    codec = Hyperprior("hyperprior", CHANNELS, small, klt.kept)
+    codec = Factorised("factorised", CHANNELS, FactorisedHyperparameters(**changes), klt.kept)
     codec.start_from(klt)
-    with torch.no_grad():
-        for parameter in codec.side_synthesis[-1].parameters():
-            parameter.normal_(0, 0.05)
-        codec.side_analysis[-1].weight.mul_(4)
     codec.update()
     return codec.eval()
+
+
+def fitted_conditional(
+    codec_class: type[ConditionalCodec], name: str, seed: int = 0, **changes
+) -> ConditionalCodec:
+    """Started from the KLT, with networks that say something, though nothing learnt."""
+    torch.manual_seed(seed)
+    small = hyperparameters_of(name)(**dict(side_channels=5, width=16, heads=2) | changes)
+    klt = fitted_klt()
+    codec = codec_class(name, CHANNELS, small, klt.kept)
+    codec.start_from(klt)
+    with torch.no_grad():
+        for parameter in codec.prediction[-1].parameters():
+            parameter.normal_(0, 0.05)
+        if codec.side_analysis:
+            codec.side_analysis[-1].weight.mul_(4)
+    codec.update()
+    return codec.eval()
+
+
+fitted_hyperprior = partial(fitted_conditional, Hyperprior, "hyperprior")
+fitted_direct_access = partial(fitted_conditional, DirectAccess, "direct-access")
+
+LEARNED = {
+    "klt": fitted_klt,
+    "factorised": fitted_factorised,
+    "factorised-fourier": partial(fitted_factorised, density="fourier"),
+    "hyperprior": fitted_hyperprior,
+    "hyperprior-fourier-mixture": partial(
+        fitted_hyperprior, side_density="fourier", family="mixture"
+    ),
+    "direct-access": partial(fitted_direct_access, layers=2),
+    "direct-access-alone": partial(fitted_direct_access, side_channels=0, family="logistic"),
+}
 
 
 def divergence_of(error: torch.Tensor) -> float:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from codec_samples import fitted_hyperprior, fitted_klt, representations
+from codec_samples import LEARNED, fitted_hyperprior, fitted_klt, representations
 
 
 @pytest.fixture(scope="module")
@@ -10,9 +10,9 @@ def data():
     return representations(8, 40), lengths
 
 
-@pytest.fixture(scope="module", params=["klt", "hyperprior"])
+@pytest.fixture(scope="module", params=LEARNED)
 def learned(request):
-    return {"klt": fitted_klt, "hyperprior": fitted_hyperprior}[request.param]()
+    return LEARNED[request.param]()
 
 
 @pytest.fixture(scope="module")

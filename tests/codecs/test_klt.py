@@ -18,7 +18,7 @@ from scipy.stats import norm
 from splitcodec.activations.moments import Moments
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import choose_quantisation, fit_klt, whitened_transform
-from splitcodec.densities import gaussian
+from splitcodec.densities.location_scale import Gaussian, table_scales
 from splitcodec.errors import BitstreamError
 
 RIDGE = 1e-3
@@ -57,8 +57,8 @@ def cost_of(chosen, latents, rate_weight):
     """½ error² and bits of each channel, counted anew."""
     symbols = (latents / chosen.steps).round()
     error = 0.5 * (latents - symbols * chosen.gains * chosen.steps).square().mean(0)
-    scales = gaussian.table_scales()[chosen.tables.long()]
-    bits = gaussian.bits(symbols.double(), scales).mean(0)
+    scales = table_scales()[chosen.tables.long()]
+    bits = Gaussian().bits(symbols.double(), scales).mean(0)
     dropped = 0.5 * latents.square().mean(0)
     return torch.where(chosen.coded, error, dropped), torch.where(chosen.coded, bits, 0.0)
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from codec_samples import CHANNELS, fitted_hyperprior, fitted_klt
+from codec_samples import CHANNELS, LEARNED, fitted_klt
 
 from small_world import one_line
 from splitcodec.codecs.base import save_codec
@@ -13,11 +13,10 @@ MEANING = {"model": "m", "split": 2, "lambda": 0.01, "seed": 0, "data_hash": "d"
 
 
 def build(name):
-    learned = {"klt": fitted_klt, "hyperprior": fitted_hyperprior}
-    return learned[name]() if name in learned else build_codec(name, CHANNELS, {})
+    return LEARNED[name]() if name in LEARNED else build_codec(name, CHANNELS, {})
 
 
-@pytest.fixture(params=["klt", "hyperprior", "fp16", "int8", "int3"])
+@pytest.fixture(params=[*LEARNED, "fp16", "int8", "int3"])
 def codec(request):
     return build(request.param)
 
@@ -155,7 +154,7 @@ def test_weights_of_another_codec_with_a_hash_that_fits(tmp_path):
 
 
 def test_an_unknown_codec(tmp_path):
-    with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, hyperprior"):
+    with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, factorised"):
         build_codec("vq", 8, {})
     klt = build("klt")
     klt.name = "vq"

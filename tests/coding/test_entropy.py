@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitcodec.coding.clock import coder_clock
-from splitcodec.coding.entropy import PRECISION, Tables, decode, encode, quantise_tables
-from splitcodec.densities import gaussian
+from splitcodec.coding.entropy import PRECISION, Decoder, Tables, decode, encode, quantise_tables
+from splitcodec.densities.location_scale import Gaussian, table_scales
 from splitcodec.errors import BitstreamError
 
+GAUSSIAN = Gaussian()
 FAR = 1 << 24
 
 
@@ -55,6 +58,17 @@ def test_all_symbols_come_back(case):
     assert torch.equal(decode(streams, indexes, tables), symbols)
 
 
+@given(cases(), st.lists(st.integers(0, 30), max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_symbols_come_back_in_pieces_as_in_one(case, cuts):
+    symbols, indexes, tables = case
+    decoder = Decoder(encode(symbols, indexes, tables), tables)
+    edges = sorted({0, symbols.shape[1], *(min(cut, symbols.shape[1]) for cut in cuts)})
+    pieces = [decoder.pop(indexes[:, a:b]) for a, b in itertools.pairwise(edges)]
+    found = torch.cat(pieces, 1) if pieces else torch.zeros_like(symbols)
+    assert torch.equal(found, symbols)
+
+
 @given(cases())
 @settings(max_examples=50, deadline=None)
 def test_a_stream_does_not_depend_on_its_neighbours_or_its_padding(case):
@@ -78,31 +92,31 @@ def test_what_lies_at_skipped_places_is_ignored(case):
 @pytest.mark.parametrize("table", [0, 63])
 def test_a_sink_escapes_exactly(symbol, table):
     symbols, indexes = int32([[1, symbol, 0, -1]]), int32([[table] * 4])
-    streams = encode(symbols, indexes, gaussian.tables())
-    assert torch.equal(decode(streams, indexes, gaussian.tables()), symbols)
+    streams = encode(symbols, indexes, GAUSSIAN.tables())
+    assert torch.equal(decode(streams, indexes, GAUSSIAN.tables()), symbols)
 
 
 def test_an_empty_row_costs_only_the_coders_state():
     symbols, indexes = int32([[0, 0], [3, -2]]), int32([[-1, -1], [5, 5]])
-    empty, full = encode(symbols, indexes, gaussian.tables())
+    empty, full = encode(symbols, indexes, GAUSSIAN.tables())
     assert len(empty) == 4 < len(full)
-    assert torch.equal(decode([empty, full], indexes, gaussian.tables()), symbols)
+    assert torch.equal(decode([empty, full], indexes, GAUSSIAN.tables()), symbols)
     none = torch.zeros(2, 0, dtype=torch.int32)
-    assert decode(encode(none, none, gaussian.tables()), none, gaussian.tables()).shape == (2, 0)
+    assert decode(encode(none, none, GAUSSIAN.tables()), none, GAUSSIAN.tables()).shape == (2, 0)
 
 
 def test_long_streams_come_within_one_per_cent_of_the_ideal():
     generator = torch.Generator().manual_seed(0)
-    tables = gaussian.tables()
+    tables = GAUSSIAN.tables()
     indexes = torch.randint(0, 64, (2, 40_000), generator=generator, dtype=torch.int32)
     noise = torch.randn(indexes.shape, generator=generator).clamp(-4, 4)
-    symbols = (noise * gaussian.table_scales()[indexes.long()]).round().to(torch.int32)
+    symbols = (noise * table_scales()[indexes.long()]).round().to(torch.int32)
     streams = encode(symbols, indexes, tables)
     ideal = entropy_of(symbols, indexes, tables)
     bits = 8 * sum(map(len, streams))
     assert 0.999 * ideal < bits < 1.01 * ideal
     # and the tables themselves are those of the continuous model
-    model = gaussian.bits(symbols.double(), gaussian.table_scales()[indexes.long()]).sum().item()
+    model = GAUSSIAN.bits(symbols.double(), table_scales()[indexes.long()]).sum().item()
     assert bits == pytest.approx(model, rel=0.01)
 
 
@@ -146,7 +160,7 @@ def test_what_is_missing_to_one_goes_to_the_escape():
 def test_a_stream_shorter_than_the_coders_state_is_refused():
     for stream in (b"", b"abc"):
         with pytest.raises(BitstreamError, match="damaged"):
-            decode([stream], int32([[0]]), gaussian.tables())
+            decode([stream], int32([[0]]), GAUSSIAN.tables())
 
 
 def test_garbage_never_crashes_the_decoder():
@@ -154,7 +168,15 @@ def test_garbage_never_crashes_the_decoder():
     indexes = torch.randint(0, 64, (1, 60), dtype=torch.int32)
     for _ in range(500):
         garbage = generator.bytes(int(generator.integers(4, 120)))
-        assert decode([garbage], indexes, gaussian.tables()).shape == (1, 60)
+        assert decode([garbage], indexes, GAUSSIAN.tables()).shape == (1, 60)
+
+
+def test_garbage_never_crashes_the_decoder_by_pieces():
+    generator = np.random.default_rng(0)
+    indexes = torch.randint(0, 64, (1, 4), dtype=torch.int32)
+    for _ in range(100):
+        decoder = Decoder([generator.bytes(int(generator.integers(4, 120)))], GAUSSIAN.tables())
+        assert all(decoder.pop(indexes).shape == (1, 4) for _ in range(40))
 
 
 # If this fails, streams made before can no longer be decoded: the container's VERSION must grow.
@@ -173,9 +195,9 @@ def test_a_golden_stream_has_not_changed():
 def test_the_clock_counts_the_coder():
     coder_clock.reset()
     symbols = torch.zeros(1, 1000, dtype=torch.int32)
-    streams = encode(symbols, symbols, gaussian.tables())
+    streams = encode(symbols, symbols, GAUSSIAN.tables())
     encoding = coder_clock.seconds
-    decode(streams, symbols, gaussian.tables())
+    decode(streams, symbols, GAUSSIAN.tables())
     assert 0 < encoding < coder_clock.seconds < 60
     coder_clock.reset()
     assert coder_clock.seconds == 0

@@ -61,7 +61,12 @@ BAD = {
     "λ not a number": ("codecs.0.lambdas", ["low"], "codecs.0.lambdas.0", "number"),
     "no λ": ("codecs.0.lambdas", [], "codecs.0", "needs lambdas"),
     "λ twice": ("codecs.0.lambdas", [0.1, 0.1], "codecs.0.lambdas", "twice"),
-    "unknown codec": ("codecs.0.name", "vq", "codecs.0.codec", "klt, hyperprior"),
+    "unknown codec": (
+        "codecs.0.name",
+        "vq",
+        "codecs.0.codec",
+        "klt, factorised, hyperprior, direct-access",
+    ),
     "baseline with λ": ("codecs.0.name", "int4", "codecs.0.name", "baselines"),
     "misspelt hyper-parameter": ("codecs.1.set.widht", 8, "codecs.1.set.widht", "unknown key"),
     "bad hyper-parameter": ("codecs.1.set.steps", -1, "codecs.1.set.steps", "or equal to 0"),

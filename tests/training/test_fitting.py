@@ -7,7 +7,7 @@ import torch
 from small_world import one_line
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters, KltHyperparameters
 from splitcodec.errors import TrainingError
-from splitcodec.training.fitting import Fitting, TrainingData, fit_closed_form, fit_hyperprior
+from splitcodec.training.fitting import Fitting, TrainingData, fit_closed_form, fit_from_klt
 from splitcodec.training.loop import Log
 from splitcodec.training.sensitivity import measure_sensitivity
 
@@ -41,7 +41,7 @@ def data(world):
 def fit(data, checkpoint, seed=0, rate_weight=RATE_WEIGHT, **changes):
     settings = HyperpriorHyperparameters(**SMALL | changes)
     log = Log()
-    return fit_hyperprior(settings, data, rate_weight, seed, checkpoint, log), log
+    return fit_from_klt("hyperprior", settings, data, rate_weight, seed, checkpoint, log), log
 
 
 @pytest.fixture(scope="module")

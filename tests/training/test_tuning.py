@@ -24,6 +24,8 @@ TUNING = {"steps": 12, "sequences": 8, "batch_sequences": 4, "warm_up_steps": 2,
 TUNING |= {"learning_rate": 1e-3}
 CODECS = {
     "hyperprior": (0.01, SMALL),
+    "factorised": (0.01, {"steps": 3, "polish_steps": 0, "batch_tokens": 256}),
+    "direct-access": (0.01, SMALL),
     "klt": (0.01, {}),
     "fp16": (None, {}),
     "int4": (None, {}),
@@ -87,6 +89,8 @@ def test_just_what_the_mode_says_learns(world, material, tmp_path, mode):
         ("back", "klt", "kl"),
         ("back-adapters", "hyperprior", "kl"),
         ("end-to-end", "hyperprior", "cross-entropy"),
+        ("end-to-end", "factorised", "cross-entropy"),
+        ("end-to-end", "direct-access", "cross-entropy"),
         ("end-to-end", "int4", "cross-entropy"),
         ("end-to-end", "fp16", "cross-entropy"),
         ("end-to-end-adapters", "hyperprior", "kl"),
@@ -108,7 +112,7 @@ def test_the_objective_falls_and_files_say_what_was_validated(
     quality = "kl" if loss == "kl" else "cross_entropy"
     # Mean over all tokens there, over predicted ones here; over batches of uneven sequences there.
     assert row[quality] == pytest.approx(last[quality], rel=0.1)
-    if codec == "hyperprior":
+    if codec not in ("fp16", "int4"):
         assert row["bits_per_token_estimated"] == pytest.approx(last["bits_per_token"], rel=1e-3)
     assert (row["mode"], row["codec"]) == (mode, "named")
 

@@ -6,6 +6,8 @@
 import re
 
 from splitcodec.codecs.hyperparameters import (
+    DirectAccessHyperparameters,
+    FactorisedHyperparameters,
     Hyperparameters,
     HyperpriorHyperparameters,
     KltHyperparameters,
@@ -18,7 +20,9 @@ CODERS = ("raw", "deflate", "zstd")
 
 LEARNED: dict[str, type[Hyperparameters]] = {
     "klt": KltHyperparameters,
+    "factorised": FactorisedHyperparameters,
     "hyperprior": HyperpriorHyperparameters,
+    "direct-access": DirectAccessHyperparameters,
 }
 
 _BASELINE = re.compile(r"fp16|int[2-8]")

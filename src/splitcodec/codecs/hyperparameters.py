@@ -1,10 +1,12 @@
 """Hyper-parameters of every codec, typed. Free of torch, so that the workflow can validate them."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Density = Literal["factorised", "fourier"]
+Family = Literal["gaussian", "laplace", "logistic", "mixture"]
 
 
 class Hyperparameters(BaseModel):
@@ -26,13 +28,9 @@ class KltHyperparameters(Hyperparameters):
     samples: PositiveInt = Field(16384, description="tokens used to choose steps and scales")
 
 
-class HyperpriorHyperparameters(KltHyperparameters):
-    """Hyper-prior on the KLT's latents; defaults fit a CPU."""
+class TrainedHyperparameters(KltHyperparameters):
+    """Gradient steps from the closed form; defaults fit a CPU."""
 
-    side_channels: PositiveInt = Field(24, description="hyper-prior values W a token")
-    width: PositiveInt = Field(96, description="channels of the analysis and synthesis networks")
-    layers: PositiveInt = Field(1, description="transformer blocks in each network")
-    heads: PositiveInt = Field(4, description="attention heads a block")
     steps: NonNegativeInt = Field(150, description="training steps on stored activations")
     polish_steps: NonNegativeInt = Field(20, description="steps with KL through the frozen back")
     batch_tokens: PositiveInt = Field(2048, description="tokens a step on stored activations")
@@ -42,9 +40,32 @@ class HyperpriorHyperparameters(KltHyperparameters):
         0.5, description="peak, transforms, relative to the size of their entries times √λ"
     )
 
+
+class FactorisedHyperparameters(TrainedHyperparameters):
+    """A density for each of the KLT's latents."""
+
+    density: Density = Field("factorised", description="deep factorised, or a Fourier basis")
+
+
+class HyperpriorHyperparameters(TrainedHyperparameters):
+    """Hyper-prior on the KLT's latents."""
+
+    side_channels: PositiveInt = Field(24, description="hyper-prior values W a token")
+    side_density: Density = Field("factorised", description="of W; or a Fourier basis")
+    family: Family = Field("gaussian", description="of the latents; mixture: of three Gaussians")
+    width: PositiveInt = Field(96, description="channels of the analysis and prediction networks")
+    layers: PositiveInt = Field(1, description="transformer blocks in each network")
+    heads: PositiveInt = Field(4, description="attention heads a block")
+
     @model_validator(mode="after")
     def heads_share_the_width(self) -> Self:
         """Each head has the same number of channels."""
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
         return self
+
+
+class DirectAccessHyperparameters(HyperpriorHyperparameters):
+    """A causal context of decoded latents beside the hyper-prior."""
+
+    side_channels: NonNegativeInt = Field(24, description="hyper-prior values W a token, or none")

@@ -17,17 +17,15 @@ from torch import Tensor
 from splitcodec.activations.moments import Moments
 from splitcodec.activations.store import mask_of
 from splitcodec.codecs.base import Estimate
-from splitcodec.codecs.checksum import seal, trim, unseal
+from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import KltHyperparameters
-from splitcodec.codecs.transform import TransformCodec
-from splitcodec.coding import entropy
-from splitcodec.densities import gaussian
+from splitcodec.densities.location_scale import Gaussian, scale_indexes, table_scales
 
 _STEP_RATIOS = torch.logspace(-0.3, 0.45, 11)
 _REACH = 288
 
 
-class Klt(TransformCodec):
+class Klt(ChannelwiseCodec):
     """u = A (y − μ) rounded, each channel under a zero-mean Gaussian of fixed scale."""
 
     hyperparameters: KltHyperparameters
@@ -36,33 +34,28 @@ class Klt(TransformCodec):
         self, name: str, channels: int, hyperparameters: KltHyperparameters, kept: int = 0
     ) -> None:
         super().__init__(name, channels, hyperparameters, kept)
+        self.gaussian = Gaussian()
         self.register_buffer("scale_index", torch.zeros(kept, dtype=torch.int32))
+        self.update()
+
+    def densities(self) -> dict[str, Gaussian]:
+        """One family for all channels."""
+        return {"gaussian": self.gaussian}
+
+    def table_of_channel(self) -> Tensor:
+        """The table of each channel's scale."""
+        return self.scale_index
 
     def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
         """Estimated rate under the table scales."""
         mask = mask_of(lengths, representation.shape[1])
         symbols = self.latent(representation).round()
-        scales = gaussian.table_scales().to(symbols)[self.scale_index.long()]
-        rate = gaussian.bits(symbols, scales).sum(-1) * mask
+        rate = self.gaussian.bits(symbols, self.scales().to(symbols)).sum(-1) * mask
         return Estimate(self.reconstruct(symbols, mask), rate)
 
-    def compress(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
-        """One stream a sequence, tokens in order, channels within a token."""
-        mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
-        symbols = (self.latent(representation).round() * mask).to(torch.int32)
-        indexes = torch.where(mask, self.scale_index, -1)
-        streams = entropy.encode(symbols.flatten(1), indexes.flatten(1), self.tables("gaussian"))
-        return [seal(*row) for row in zip(streams, *trim(lengths, symbols), strict=True)]
-
-    def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
-        """Exactly the reconstruction of forward()."""
-        mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
-        indexes = torch.where(mask, self.scale_index, -1)
-        bodies, checksums = unseal(streams)
-        flat = entropy.decode(bodies, indexes.flatten(1), self.tables("gaussian"))
-        symbols = flat.view(indexes.shape)
-        checksums.check(*trim(lengths, symbols))
-        return self.reconstruct(symbols.float(), mask[..., 0])
+    def scales(self) -> Tensor:
+        """The standard deviation of each channel in steps, (kept,) float64."""
+        return table_scales().to(self.scale_index.device)[self.scale_index.long()]
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def _cost_at(latents: Tensor, step: float, rate_weight: float) -> tuple[Tensor, 
     energy = symbols.square().mean(0).clamp_min(1e-12)
     gain = ((latents * symbols).mean(0) / (step * energy)).clamp(0.5, 1.5)
     error = 0.5 * (latents - symbols * (gain * step)).square().mean(0)
-    rates = _histograms(symbols) @ gaussian.table_bits(_REACH).T.float()
+    rates = _histograms(symbols) @ Gaussian().table_bits(_REACH).T.float()
     rate, table = rates.min(-1)
     return error + rate_weight * rate, gain, table
 
@@ -143,7 +136,7 @@ def scaled_identity(mean: Tensor, first_mean: Tensor, deviation: Tensor, spread:
     codec.first_mean.copy_(first_mean)
     codec.analysis.copy_(torch.diag(gain))
     codec.synthesis.copy_(torch.diag(1 / gain))
-    codec.scale_index.copy_(gaussian.scale_indexes(torch.full_like(mean, spread)))
+    codec.scale_index.copy_(scale_indexes(torch.full_like(mean, spread)))
     return codec
 
 

@@ -1,8 +1,26 @@
-"""The small causal transformers inside learned codecs."""
+"""The small causal transformers inside learned codecs: whole sequences at once, or by steps."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+@dataclass
+class Memory:
+    """Keys and values of the tokens so far; each (batch, heads, all tokens, width / heads)."""
+
+    keys: Tensor
+    values: Tensor
+    tokens: int = 0
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep those of one token more; returns all so far."""
+        self.keys[:, :, self.tokens] = key[:, :, 0]
+        self.values[:, :, self.tokens] = value[:, :, 0]
+        self.tokens += 1
+        return self.keys[:, :, : self.tokens], self.values[:, :, : self.tokens]
 
 
 class CausalBlock(nn.Module):
@@ -19,11 +37,15 @@ class CausalBlock(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, states: Tensor) -> Tensor:
-        """States of the same shape; token t sees tokens ≤ t."""
+    def forward(self, states: Tensor, memory: Memory | None = None) -> Tensor:
+        """States of the same shape; token t sees tokens ≤ t, those of an earlier call by memory."""
         parts = self.query_key_value(self.attention_norm(states)).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        if memory:
+            key, value = memory.extend(key, value)
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=memory is None
+        )
         states = states + self.mixed(attended.transpose(1, 2).flatten(-2))
         return states + self.feed(self.feed_norm(states))
 
@@ -40,3 +62,21 @@ class CausalNetwork(nn.Sequential):
             torch.nn.init.zeros_(last.bias)
         blocks = [CausalBlock(width, heads) for _ in range(layers)]
         super().__init__(nn.Linear(inputs, width), *blocks, nn.LayerNorm(width), last)
+
+    def memories(self, batch: int, tokens: int) -> list[Memory]:
+        """Room for `tokens` steps of `batch` sequences, one memory a block."""
+        blocks = list(self)[1:-2]
+        shapes = [(batch, b.heads, tokens, b.mixed.in_features // b.heads) for b in blocks]
+        like = self[0].weight
+        return [Memory(like.new_empty(shape), like.new_empty(shape)) for shape in shapes]
+
+    def step(self, inputs: Tensor, memories: list[Memory]) -> Tensor:
+        """Outputs (batch, outputs) of the next token from its inputs (batch, inputs).
+
+        As `forward` on whole sequences, up to rounding, at the cost of one token.
+        """
+        first, *blocks, norm, last = self
+        states = first(inputs[:, None])
+        for block, memory in zip(blocks, memories, strict=True):
+            states = block(states, memory)
+        return last(norm(states))[:, 0]

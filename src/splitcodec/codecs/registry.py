@@ -8,12 +8,19 @@ from pydantic import ValidationError
 
 from splitcodec.codecs.base import Codec, load_state
 from splitcodec.codecs.catalogue import CODERS, hyperparameters_of, is_baseline
+from splitcodec.codecs.direct_access import DirectAccess
+from splitcodec.codecs.factorised import Factorised
 from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.quantisers import HalfPrecision, IntegerQuantiser
 from splitcodec.errors import InputError
 
-_CLASSES: dict[str, Callable[..., Codec]] = {"klt": Klt, "hyperprior": Hyperprior}
+_CLASSES: dict[str, Callable[..., Codec]] = {
+    "klt": Klt,
+    "factorised": Factorised,
+    "hyperprior": Hyperprior,
+    "direct-access": DirectAccess,
+}
 
 
 def coders_of(name: str) -> tuple[str, ...]:

@@ -38,7 +38,10 @@ def quantise_tables(probabilities: list[Tensor], lowest: list[int]) -> Tables:
     """
     rows = [_quantise(row) for row in probabilities]
     sizes = torch.tensor([len(row) for row in rows], dtype=torch.int32)
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1 << PRECISION)
+    longest = max(map(len, rows), default=2)
+    padded = torch.full((len(rows), longest), 1 << PRECISION, dtype=torch.int32)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
     return Tables(padded, sizes, torch.tensor(lowest, dtype=torch.int32))
 
 
@@ -62,14 +65,27 @@ def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
         return _C.rans_stream_to_byte_strings(stream)
 
 
+class Decoder:
+    """Symbols of several streams, some columns at a time, in the order of encoding."""
+
+    def __init__(self, streams: list[bytes], tables: Tables) -> None:
+        if any(len(stream) < 4 for stream in streams):
+            raise BitstreamError("a stream is shorter than the coder's state: the file is damaged")
+        self._stream = _C.rans_byte_strings_to_stream(streams)
+        self._parts = _parts(tables)
+
+    def pop(self, indexes: Tensor) -> Tensor:
+        """The next symbols (streams, symbols) int32; those at index -1 are zero."""
+        with coder_clock.running():
+            self._stream = self._stream.to(indexes.device)
+            # what has been read is taken off the stream in place
+            symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *self._parts)
+            return torch.where(indexes >= 0, symbols, 0)
+
+
 def decode(streams: list[bytes], indexes: Tensor, tables: Tables) -> Tensor:
     """The symbols (streams, symbols) int32; those at index -1 are zero."""
-    if any(len(stream) < 4 for stream in streams):
-        raise BitstreamError("a stream is shorter than the coder's state: the file is damaged")
-    with coder_clock.running():
-        stream = _C.rans_byte_strings_to_stream(streams).to(indexes.device)
-        symbols = _C.rans32_pop(stream, indexes.contiguous(), *_parts(tables))
-        return torch.where(indexes >= 0, symbols, 0)
+    return Decoder(streams, tables).pop(indexes)
 
 
 def _parts(tables: Tables) -> tuple[Tensor, Tensor, Tensor]:

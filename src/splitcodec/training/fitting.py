@@ -9,6 +9,7 @@ the codec before and after.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch import Tensor
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
-from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters, KltHyperparameters
-from splitcodec.codecs.hyperprior import Hyperprior
+from splitcodec.codecs.hyperparameters import KltHyperparameters, TrainedHyperparameters
 from splitcodec.codecs.klt import Klt, fit_klt
+from splitcodec.codecs.registry import build_codec
+from splitcodec.codecs.transform import TransformCodec
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence
 from splitcodec.training.loop import Figures, Log, Loop, Phase, recipe_of, sequences_of_step
@@ -59,18 +61,19 @@ def fit_closed_form(
     return fit_klt(hyperparameters, moments, data.sensitivity, sample, rate_weight)
 
 
-def fit_hyperprior(
-    hyperparameters: HyperpriorHyperparameters,
+def fit_from_klt(
+    name: str,
+    hyperparameters: TrainedHyperparameters,
     data: TrainingData,
     rate_weight: float,
     seed: int,
     checkpoint: Path,
     log: Log,
-) -> Hyperprior:
-    """The hyper-prior codec, started from the KLT; resumes from `checkpoint` if it is there."""
+) -> TransformCodec:
+    """A codec started from the KLT; resumes from `checkpoint` if it is there."""
     torch.manual_seed(seed)
     klt = fit_closed_form(hyperparameters, data, rate_weight, seed)
-    codec = Hyperprior("hyperprior", klt.channels, hyperparameters, klt.kept)
+    codec = build_codec(name, klt.channels, hyperparameters.model_dump(), kept=klt.kept)
     codec.start_from(klt)
     Fitting(codec, hyperparameters, data, rate_weight, seed).run(checkpoint, log)
     codec.cpu().update()
@@ -91,7 +94,7 @@ def fit_klt_codec(
 
 FITTERS: dict[str, Callable[..., Codec]] = {
     "klt": fit_klt_codec,
-    "hyperprior": fit_hyperprior,
+    **{name: partial(fit_from_klt, name) for name in ("factorised", "hyperprior", "direct-access")},
 }
 """How each learned codec is fitted: (hyper-parameters, data, λ, seed, checkpoint, log) to codec."""
 
@@ -101,8 +104,8 @@ class Fitting:
 
     def __init__(
         self,
-        codec: Codec,
-        hyperparameters: HyperpriorHyperparameters,
+        codec: TransformCodec,
+        hyperparameters: TrainedHyperparameters,
         data: TrainingData,
         rate_weight: float,
         seed: int,
@@ -148,14 +151,14 @@ class Fitting:
         batch = self._batch(step, self.settings.batch_tokens, self.data.activations)
         estimate = self.codec(batch.representation, batch.lengths)
         rate = estimate.bits.sum() / batch.lengths.sum()
-        return rate, {"bits_per_token": rate.item()}
+        return rate + self.codec.penalty(), {"bits_per_token": rate.item()}
 
     def _full_loss(self, step: int, _: int) -> tuple[Tensor, Figures]:
         tokens = self.settings.polish_batch_tokens
         batch = self._batch(step, tokens, self.data.activations)
         reference = self._batch(step, tokens, self.data.references)
         rate, distortion = self._rate_and_distortion(batch, reference)
-        loss = distortion + self.rate_weight * rate
+        loss = distortion + self.rate_weight * (rate + self.codec.penalty())
         return loss, {"bits_per_token": rate.item(), "distortion": distortion.item()}
 
     def _validate(self) -> Figures:
@@ -191,7 +194,7 @@ class Fitting:
         return activations.read(chosen).to(self.data.device)
 
 
-def codec_groups(codec: Codec) -> list[dict[str, Any]]:
+def codec_groups(codec: TransformCodec) -> list[dict[str, Any]]:
     """Networks and priors of a codec, with their peak rates."""
     priors = codec.priors()
     known = {id(parameter) for parameter in [*priors, codec.analysis, codec.synthesis]}
@@ -200,7 +203,7 @@ def codec_groups(codec: Codec) -> list[dict[str, Any]]:
     return [{"params": networks, "lr": rate}, {"params": priors, "lr": 5 * rate}]
 
 
-def transform_groups(codec: Codec, rate_weight: float) -> list[dict[str, Any]]:
+def transform_groups(codec: TransformCodec, rate_weight: float) -> list[dict[str, Any]]:
     """The transforms of a codec, with their peak rates.
 
     Relative to the size of the entries, and to the quantiser's step, which grows with √λ: what is

@@ -275,7 +275,7 @@ _NAMES = {"cross-entropy": "cross_entropy", "kl": "kl"}
 
 
 def _penalty(codec: Codec) -> Tensor | float:
-    return codec.penalty() if hasattr(codec, "penalty") else 0.0
+    return codec.penalty() if isinstance(codec, TransformCodec) else 0.0
 
 
 def from_stores(

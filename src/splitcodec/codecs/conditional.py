@@ -1,0 +1,157 @@
+"""What the codecs share that predict mean and scale of every symbol.
+
+Side values: a causal transformer maps the latent to a few values a token, W, which are rounded and
+coded first, under a density with a shape a channel. Prediction: a second causal transformer maps W,
+and whatever context the codec has, to mean and scale of each latent, which is rounded about its
+mean and coded under a location-scale family (Ballé et al. 2018; Minnen et al. 2018).
+
+Decoding must find the encoder's tables again, so coding runs the prediction in float64: machines
+then differ by about 1e-15, far below the spacing of the tables, and a checksum turns the
+improbable rest into an error.
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from splitcodec.activations.store import mask_of
+from splitcodec.codecs.base import Estimate
+from splitcodec.codecs.checksum import seal, trim, unseal
+from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
+from splitcodec.codecs.klt import Klt
+from splitcodec.codecs.networks import CausalNetwork
+from splitcodec.codecs.transform import CHANNELWISE, TransformCodec, straight_through
+from splitcodec.coding.framing import join, split
+from splitcodec.densities.channelwise import ChannelwiseDensity
+from splitcodec.densities.location_scale import (
+    FAMILIES,
+    HIGHEST_SCALE,
+    LOWEST_SCALE,
+    LocationScale,
+)
+
+_CLIP = 8.0
+
+
+class ConditionalCodec(TransformCodec):
+    """u = A (y − μ); W from u; u rounded about its predicted mean, under its predicted scale.
+
+    `context`: the values a token that the prediction sees beside W.
+    """
+
+    hyperparameters: HyperpriorHyperparameters
+
+    def __init__(
+        self,
+        name: str,
+        channels: int,
+        hyperparameters: HyperpriorHyperparameters,
+        kept: int,
+        context: int,
+    ) -> None:
+        super().__init__(name, channels, hyperparameters, kept)
+        size = hyperparameters
+        side, inner = size.side_channels, (size.width, size.layers, size.heads)
+        self.analysis.requires_grad_()
+        self.synthesis.requires_grad_()
+        self.log_scale = nn.Parameter(torch.zeros(kept))
+        self.side_analysis = CausalNetwork(kept, side, *inner) if side else None
+        self.prediction = CausalNetwork(context + side, 2 * kept, *inner, zero=True)
+        self.side_density = CHANNELWISE[size.side_density](side, spread=1.0) if side else None
+        self.latent_density = FAMILIES[size.family]()
+        self.update()
+
+    def densities(self) -> dict[str, ChannelwiseDensity | LocationScale]:
+        """Of the side values, if there are any, and of the latent."""
+        side = {"side": self.side_density} if self.side_density else {}
+        return side | {"latent": self.latent_density}
+
+    def priors(self) -> list[nn.Parameter]:
+        """The densities' parameters and the scales that the prediction starts from."""
+        return [self.log_scale, *super().priors()]
+
+    def start_from(self, klt: Klt) -> None:
+        """Take transform and scales from the closed-form codec of the same λ."""
+        super().start_from(klt)
+        with torch.no_grad():
+            self.log_scale.copy_(klt.scales().log())
+
+    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
+        """In training, noise stands for rounding in the rate and the gradient passes rounding
+        in the reconstruction (Minnen and Singh 2020); in evaluation both are rounded."""
+        mask = mask_of(lengths, representation.shape[1])
+        latent = self.latent(representation)
+        side = self.noisy(self.side(latent))
+        mean, log_scale = self.predict(latent, side)
+        residual = latent - mean
+        rate = self.latent_density.bits(self.noisy(residual), log_scale.exp()).sum(-1)
+        if self.side_density:
+            rate = rate + self.side_density.bits(side).sum(-1)
+        return Estimate(self.reconstruct(mean + straight_through(residual), mask), rate * mask)
+
+    @torch.no_grad()
+    def compress(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
+        """One stream a sequence: checksum, side stream, main stream."""
+        mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
+        latent = self.latent(representation)
+        side = (self.side(latent).round() * mask).to(torch.int32)
+        symbols, indexes = self.quantise(latent, side)
+        symbols = (symbols * mask).to(torch.int32)
+        bodies = self.encode_symbols(symbols, torch.where(mask, indexes, -1), "latent")
+        if self.side_density:
+            sides = self.encode_symbols(side, self._side_indexes(mask), "side")
+            bodies = map(join, sides, bodies)
+        return [seal(*row) for row in zip(bodies, *trim(lengths, side, symbols), strict=True)]
+
+    @torch.no_grad()
+    def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
+        """Side values, then tables from them, then the latent."""
+        mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
+        bodies, checksums = unseal(streams)
+        side = torch.zeros(*mask.shape[:2], 0, dtype=torch.int32, device=mask.device)
+        if self.side_density:
+            sides, bodies = map(list, zip(*map(split, bodies), strict=True))
+            side = self.decode_symbols(sides, self._side_indexes(mask), "side")
+        mean, symbols = self.dequantise(bodies, side, mask)
+        checksums.check(*trim(lengths, side, symbols))
+        return self.reconstruct((mean + symbols).float(), mask[..., 0])
+
+    def predict(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the scale of each latent, from what the decoder will have."""
+        raise NotImplementedError
+
+    def quantise(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+        """Symbols (float64) and tables (int32) of a latent, given integer side values."""
+        raise NotImplementedError
+
+    def dequantise(self, streams: list[bytes], side: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (float64) and symbols (int32) from the main streams; mask (batch, tokens, 1)."""
+        raise NotImplementedError
+
+    def side(self, latent: Tensor) -> Tensor:
+        """Side values before rounding, (batch, tokens, side)."""
+        if self.side_analysis is None:
+            return latent[..., :0]
+        return self.side_analysis(self.normalised(latent))
+
+    def normalised(self, latent: Tensor) -> Tensor:
+        """A latent as the networks see it: in its scales, and sinks clipped."""
+        return (latent / self.log_scale.exp()).clamp(-_CLIP, _CLIP)
+
+    def parameters_from(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the scale of each latent from the prediction (…, 2 · kept)."""
+        mean, log_ratio = outputs.chunk(2, dim=-1)
+        low, high = math.log(LOWEST_SCALE), math.log(HIGHEST_SCALE)
+        return mean, (self.log_scale + log_ratio).clamp(low, high)
+
+    def exact_prediction(self) -> CausalNetwork:
+        """The prediction in float64, for coding."""
+        return copy.deepcopy(self.prediction).double()
+
+    def _side_indexes(self, mask: Tensor) -> Tensor:
+        channels = torch.arange(
+            self.hyperparameters.side_channels, dtype=torch.int32, device=mask.device
+        )
+        return torch.where(mask, channels, -1)

@@ -1,0 +1,64 @@
+"""What must hold for the fitting of every codec that starts from the KLT."""
+
+import pytest
+import torch
+
+from splitcodec.codecs.catalogue import hyperparameters_of
+from splitcodec.training.fitting import FITTERS, TrainingData
+from splitcodec.training.loop import Log
+from splitcodec.training.sensitivity import measure_sensitivity
+
+SPLIT = 2
+RATE_WEIGHT = 0.01
+NETWORKS = {"side_channels": 4, "width": 16, "heads": 2}
+CODECS = {
+    "factorised": ("factorised", {}),
+    "factorised, Fourier": ("factorised", {"density": "fourier"}),
+    "hyperprior, mixture": ("hyperprior", NETWORKS | {"family": "mixture"}),
+    "hyperprior, Fourier": ("hyperprior", NETWORKS | {"side_density": "fourier"}),
+    "direct access": ("direct-access", NETWORKS | {"family": "laplace"}),
+    "context alone": ("direct-access", NETWORKS | {"side_channels": 0}),
+}
+
+
+@pytest.fixture(scope="module")
+def data(world):
+    train = world.activations(SPLIT, "train")
+    return TrainingData(
+        train,
+        measure_sensitivity(world.model, {SPLIT: train}, 16, 4, 0)[SPLIT],
+        SPLIT,
+        references=world.activations(3, "train"),
+        validation=(world.activations(SPLIT, "validation"), world.activations(3, "validation")),
+        model=world.model,
+    )
+
+
+@pytest.mark.parametrize("name, changes", CODECS.values(), ids=CODECS)
+def test_it_learns_in_both_phases_and_codes_what_it_learnt(data, tmp_path, name, changes):
+    recipe = dict(steps=40, polish_steps=4, batch_tokens=256, polish_batch_tokens=128)
+    settings = hyperparameters_of(name)(**recipe | {"learning_rate": 1e-2} | changes)
+    log = Log()
+    codec = FITTERS[name](settings, data, RATE_WEIGHT, 0, tmp_path / "checkpoint", log)
+    rates = [entry["bits_per_token"] for entry in log.entries if entry["phase"] == "fit"]
+    assert min(rates[-3:]) < rates[0]
+    batch = data.validation[0].read(range(4))
+    with torch.no_grad():
+        estimate = codec(batch.representation, batch.lengths)
+    streams = codec.compress(batch.representation, batch.lengths)
+    decoded = codec.decompress(streams, batch.lengths)
+    assert (decoded - estimate.reconstruction).norm() < 1e-4 * decoded.norm()
+    overhead = 16 if "side" in codec.densities() else 8
+    bits = 8 * sum(len(stream) - overhead for stream in streams)
+    assert bits == pytest.approx(estimate.bits.sum().item(), rel=0.03)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name, changes", CODECS.values(), ids=CODECS)
+def test_a_lambda_at_which_nothing_is_coded(data, tmp_path, name, changes):
+    settings = hyperparameters_of(name)(steps=2, polish_steps=0, **changes)
+    codec = FITTERS[name](settings, data, 1e4, 0, tmp_path / "checkpoint", Log())
+    assert codec.kept == 0
+    batch = data.validation[0].read([0])
+    decoded = codec.decompress(codec.compress(batch.representation, batch.lengths), batch.lengths)
+    assert torch.isfinite(decoded).all()
