@@ -202,7 +202,7 @@ def sensitivity(
 def train(
     codec: Annotated[
         str,
-        typer.Option(help="klt, factorised, hyperprior, direct-access; fp16, if a model learns"),
+        typer.Option(help="klt, factorised, hyperprior, direct-access; or, tuned, a baseline"),
     ],
     activations: Annotated[Path, typer.Option(help="training store at the split")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],
