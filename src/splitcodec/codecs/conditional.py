@@ -138,7 +138,7 @@ class ConditionalCodec(TransformCodec):
 
     def normalised(self, latent: Tensor) -> Tensor:
         """A latent as the networks see it: in its scales, and sinks clipped."""
-        return (latent / self.log_scale.exp()).clamp(-_CLIP, _CLIP)
+        return (latent / self.log_scale.to(latent).exp()).clamp(-_CLIP, _CLIP)
 
     def parameters_from(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the scale of each latent from the prediction (…, 2 · kept)."""

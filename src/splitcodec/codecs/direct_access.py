@@ -10,7 +10,7 @@ takes the same steps as the decoder, since rounding about a mean decides what la
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from splitcodec.codecs.conditional import ConditionalCodec
@@ -27,6 +27,9 @@ class DirectAccess(ConditionalCodec):
         self, name: str, channels: int, hyperparameters: DirectAccessHyperparameters, kept: int = 0
     ) -> None:
         super().__init__(name, channels, hyperparameters, kept, context=kept)
+        # What the token before says linearly is too much for a narrow network to pass on.
+        self.regression = nn.Linear(kept, 2 * kept, bias=False)
+        nn.init.zeros_(self.regression.weight)
 
     def predict(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
         """In training all tokens at once, with rounded latents as context; in evaluation token by
@@ -35,8 +38,9 @@ class DirectAccess(ConditionalCodec):
             _, mean, log_scale = self._quantised(latent, side)
             return mean.to(latent), log_scale.to(latent)
         earlier = functional.pad(straight_through(latent)[:, :-1], (0, 0, 1, 0))
-        inputs = torch.cat([self.normalised(earlier), side], -1)
-        return self.parameters_from(self.prediction(inputs))
+        context = self.normalised(earlier)
+        outputs = self.prediction(torch.cat([context, side], -1))
+        return self.parameters_from(outputs + self.regression(context))
 
     def quantise(self, latent: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
@@ -68,13 +72,14 @@ class DirectAccess(ConditionalCodec):
         `symbols_of` finds the symbols of a token from its number and their mean and log scale.
         """
         batch, tokens, _ = side.shape
-        network = self.exact_prediction()
+        network, regression = self.exact_prediction(), self.regression.weight.double().T
         memories = network.memories(batch, tokens)
         earlier = torch.zeros(batch, self.kept, dtype=torch.float64, device=side.device)
         steps = []
         for token, values in enumerate(side.double().unbind(1)):
-            inputs = torch.cat([self.normalised(earlier), values], -1)
-            mean, log_scale = self.parameters_from(network.step(inputs, memories))
+            context = self.normalised(earlier)
+            outputs = network.step(torch.cat([context, values], -1), memories)
+            mean, log_scale = self.parameters_from(outputs + context @ regression)
             symbols = symbols_of(token, mean, log_scale).double()
             earlier = mean + symbols
             steps.append((symbols, mean, log_scale))

@@ -52,7 +52,7 @@ class FourierBasis(ChannelwiseDensity):
         """See ChannelwiseDensity."""
         series, rows = self._series(), max(1, _CHUNK // max(1, self.channels))
         parts = [
-            checkpoint(self._masses, part, series, use_reentrant=False)
+            checkpoint(self._masses, part, series, use_reentrant=False, preserve_rng_state=False)
             for part in values[None].flatten(0, -2).split(rows)
         ]
         return torch.cat(parts).view_as(values)
