@@ -100,7 +100,7 @@ def write_store(
 
 def save_for(codec: Codec, activations: Activations, directory: Path, **meaning) -> Path:
     """The folder of a codec as training on `activations` would leave it."""
-    known = {key: activations.metadata[key] for key in ("model", "split")}
+    known = {key: activations.metadata[key] for key in ("model", "model_hash", "split")}
     save_codec(codec, directory, known | {"mode": "frozen", "lambda": 0.01, "seed": 0} | meaning)
     return directory
 

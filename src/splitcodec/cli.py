@@ -15,7 +15,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from splitcodec.errors import InputError, SettingsError, SplitcodecError
-from splitcodec.settings import ModelSource, Partition, Settings, TextSource, describe
+from splitcodec.settings import (
+    ModelSource,
+    Partition,
+    Settings,
+    TextSource,
+    TrainedSource,
+    describe,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +47,9 @@ class Dtype(StrEnum):
 
 
 DtypeOption = Annotated[Dtype, typer.Option(help="in which the model runs")]
+Rules = Annotated[
+    list[str], typer.Option(help="'train: {between: [1790, 1989], sequences: 128}', one each")
+]
 Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
 Text = Annotated[str | None, typer.Option()]
 Number = Annotated[int | None, typer.Option()]
@@ -97,23 +107,39 @@ def tokenise(
     documents: Annotated[Path, typer.Option(help="Parquet file made by fetch-text")],
     model: ModelDirectory,
     partition: Annotated[str, typer.Option(help="the one of the rules to write")],
-    rule: Annotated[
-        list[str], typer.Option(help="'train: {between: [1790, 1989], sequences: 128}', one each")
-    ],
+    rule: Rules,
     out: Out,
     sequence_length: Annotated[int, typer.Option(min=2)] = 512,
     start_token: bool = True,
 ) -> None:
     """Cut the documents of a partition into sequences of tokens."""
-    rules: dict[str, Partition] = {}
-    for text in rule:
-        rules |= _validated(dict[str, Partition], _yaml(text))
-    if partition not in rules:
-        raise SettingsError(f"no --rule for partition {partition!r}; there are {', '.join(rules)}")
+    chosen, others = _partition(rule, partition)
     from splitcodec.inputs.tokens import tokenise
 
-    chosen = rules.pop(partition)
-    tokenise(documents, model, partition, chosen, rules, sequence_length, start_token, out)
+    tokenise(documents, model, partition, chosen, others, sequence_length, start_token, out)
+
+
+@app.command()
+def pretrain(
+    documents: Annotated[Path, typer.Option(help="Parquet file made by fetch-text")],
+    rule: Rules,
+    out: Annotated[Path, typer.Option(help="directory to make")],
+    set: Annotated[
+        list[str], typer.Option(help="KEY=VALUE, of a source of kind trained; repeat for several")
+    ] = [],  # noqa: B006
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="to resume from; beside the model if not named")
+    ] = None,
+) -> None:
+    """Train a small model on the train partition; resumes where a killed run stopped."""
+    source = _validated(TrainedSource, {"kind": "trained", **_assignments(set)})
+    chosen, others = _partition(rule, "train")
+    from splitcodec.training.loop import Log
+    from splitcodec.training.pretraining import pretrain
+
+    checkpoint = checkpoint or out.with_name(out.name + ".checkpoint")
+    log = Log(checkpoint.with_suffix(".jsonl"))
+    pretrain(source, documents, chosen, others, checkpoint, out, log)
 
 
 @app.command()
@@ -125,6 +151,9 @@ def extract(
     model_dtype: DtypeOption = Dtype.float32,
     dtype: Annotated[Dtype, typer.Option(help="of the stored values")] = Dtype.float16,
     batch_sequences: BatchSequences = 4,
+    train_sequences: Annotated[
+        int | None, typer.Option(min=1, help="of partition train, spread evenly")
+    ] = None,
 ) -> None:
     """Write the representations at all splits, and the final one, in one forward pass."""
     import torch
@@ -141,7 +170,8 @@ def extract(
         raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
     outputs = {k: out / f"split{k}" / f"{partition}.parquet" for k in split}
     outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
-    extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences)
+    wanted = train_sequences if partition == "train" else None
+    extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences, wanted)
 
 
 @app.command()
@@ -170,45 +200,69 @@ def sensitivity(
 
 @app.command()
 def train(
-    codec: Annotated[str, typer.Option(help="klt, factorised, hyperprior, or direct-access")],
+    codec: Annotated[
+        str,
+        typer.Option(help="klt, factorised, hyperprior, direct-access; or, tuned, a baseline"),
+    ],
     activations: Annotated[Path, typer.Option(help="training store at the split")],
-    sensitivity: Annotated[Path, typer.Option(help="made by sensitivity")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],
-    rate_weight: Annotated[float, typer.Option("--lambda", help="λ in nats a bit")],
+    rate_weight: Annotated[float | None, typer.Option("--lambda", help="λ in nats a bit")] = None,
     name: Annotated[str | None, typer.Option(help="of its points; the codec's if left out")] = None,
+    mode: Annotated[
+        str, typer.Option(help="frozen, back or end-to-end; the latter two also as -adapters")
+    ] = "frozen",
     seed: int = 0,
     set: Annotated[
         list[str], typer.Option(help="KEY=VALUE, a hyper-parameter; repeat for several")
     ] = [],  # noqa: B006
-    model: Annotated[Path | None, typer.Option(help="model directory, for polishing")] = None,
+    tune: Annotated[
+        list[str], typer.Option(help="KEY=VALUE, how the model learns; repeat for several")
+    ] = [],  # noqa: B006
+    sensitivity: Annotated[
+        Path | None, typer.Option(help="made by sensitivity; not for end-to-end")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="model directory; not for klt")] = None,
     model_dtype: DtypeOption = Dtype.float32,
     references: Annotated[Path | None, typer.Option(help="training store, final")] = None,
     validation: Annotated[Path | None, typer.Option(help="validation store at the split")] = None,
     validation_references: Annotated[
         Path | None, typer.Option(help="validation store, final")
     ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="training tokens, for end-to-end; all of them are used")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="to resume from; beside the codec if not named")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="results/<experiment>; MLflow then shows the training live")
+    ] = None,
+    uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="of MLflow, to show it live")
+    ] = None,
 ) -> None:
-    """Fit a codec to stored activations; resumes where a killed run stopped."""
-    pairs = (item.partition("=") for item in set)
-    changes = {key: _yaml(value) for key, _, value in pairs}
+    """Train a codec, and the model with it where the mode says so; resumes after a kill."""
+    changes, tuning = _assignments(set), _assignments(tune)
     from splitcodec.inputs.tables import read_meaning
     from splitcodec.training.run import Material, recipe, train
 
-    wanted = recipe(codec, rate_weight, seed, changes, name)
-    polished = getattr(wanted.hyperparameters, "polish_steps", 0) > 0
+    wanted = recipe(codec, rate_weight, seed, changes, name, mode, tuning)
     meaning = read_meaning(activations)
     material = Material(
         sensitivity=sensitivity,
         references=references,
         validation=validation,
         validation_references=validation_references,
-        model=_load_model(model, model_dtype, meaning) if polished and model else None,
+        model=_load_model(model, model_dtype, meaning) if wanted.needs_model and model else None,
+        tokens=tokens,
         checkpoint=checkpoint or out.with_name(out.name + ".checkpoint"),
     )
-    train(wanted, activations, out, material)
+    watch = None
+    if results and uri:
+        from splitcodec.tracking import LiveRun
+
+        watch = LiveRun(wanted.point | {k: meaning[k] for k in ("model", "split")}, results, uri)
+    train(wanted, activations, out, material, watch)
 
 
 @app.command()
@@ -225,6 +279,9 @@ def baselines(
 
 
 CodecDirectory = Annotated[Path, typer.Option("--codec", help="directory made by train")]
+OriginalModel = Annotated[
+    Path | None, typer.Option("--model", help="model directory, if the front learned with a codec")
+]
 Store = Annotated[Path, typer.Option(help="activation store")]
 
 
@@ -236,6 +293,8 @@ def encode(
     coder: Annotated[
         list[str], typer.Option(help="ans, or for baselines raw, deflate, zstd; one each")
     ],
+    model: OriginalModel = None,
+    model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
     """Encode a store into container files."""
     if not len(codec) == len(coder) == len(out):
@@ -244,8 +303,9 @@ def encode(
     from splitcodec.evaluation.bitstreams import encode
 
     store = Activations(activations)
+    loaded = _load_model(model, model_dtype, store.metadata) if model else None
     for directory, name, path in zip(codec, coder, out, strict=True):
-        encode(store, directory, name, path)
+        encode(store, directory, name, path, loaded)
 
 
 @app.command()
@@ -311,13 +371,17 @@ def latency(
     out: Out,
     sequences: Annotated[int, typer.Option(min=1)] = 4,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
+    model: OriginalModel = None,
+    model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
     """Time encoding and decoding with every codec, one after the other in this process."""
     from splitcodec.activations.store import Activations
     from splitcodec.evaluation.latency import measure_latency
     from splitcodec.files import write_json
 
-    write_json(out, measure_latency(Activations(activations), codec, sequences, repeats))
+    store = Activations(activations)
+    loaded = _load_model(model, model_dtype, store.metadata) if model else None
+    write_json(out, measure_latency(store, codec, sequences, repeats, loaded))
 
 
 @app.command()
@@ -465,6 +529,22 @@ def _validated(wanted: Any, given: dict[str, Any]) -> Any:
         return TypeAdapter(wanted).validate_python(values)
     except ValidationError as error:
         raise SettingsError(describe(error)) from None
+
+
+def _partition(rules: list[str], wanted: str) -> tuple[Partition, dict[str, Partition]]:
+    """The rule of the wanted partition, and those of the others."""
+    others: dict[str, Partition] = {}
+    for text in rules:
+        others |= _validated(dict[str, Partition], _yaml(text))
+    if wanted not in others:
+        raise SettingsError(f"no --rule for partition {wanted!r}; there are {', '.join(others)}")
+    return others.pop(wanted), others
+
+
+def _assignments(pairs: list[str]) -> dict[str, Any]:
+    """What KEY=VALUE pairs say, the values in YAML."""
+    parts = (item.partition("=") for item in pairs)
+    return {key: _yaml(value) for key, _, value in parts}
 
 
 def _yaml(text: str) -> Any:

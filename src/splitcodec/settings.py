@@ -27,8 +27,10 @@ from splitcodec.errors import SettingsError
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="used in paths")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the package's file")]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dtype = Literal["float16", "bfloat16", "float32"]
 PartitionName = Literal["train", "validation", "evaluation"]
+Mode = Literal["frozen", "back", "back-adapters", "end-to-end", "end-to-end-adapters"]
 
 
 def _all_different(items: list) -> list:
@@ -46,6 +48,58 @@ class Strict(BaseModel):
     """Base: unknown keys are errors, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimisation(Strict):
+    """How a model's weights learn: AdamW (β 0.9, 0.95), cosine to a tenth, as the paper trains."""
+
+    steps: PositiveInt = 1000
+    sequences: PositiveInt = Field(480, description="a step, over all processes")
+    batch_sequences: PositiveInt = Field(
+        8, description="through the model at once; a step adds up as many batches as it needs"
+    )
+    learning_rate: PositiveFloat = Field(6e-4, description="peak, the model's weights")
+    weight_decay: NonNegativeFloat = Field(0.1, description="of the model's matrices")
+    warm_up_steps: PositiveInt = Field(100, description="until the peak is reached")
+    gradient_clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="in which the model computes while it learns; weights are float32"
+    )
+
+    @model_validator(mode="after")
+    def whole_batches(self) -> Self:
+        """All batches of a step weigh the same."""
+        if self.sequences % self.batch_sequences:
+            raise ValueError(
+                f"sequences {self.sequences} is no multiple of batch_sequences "
+                f"{self.batch_sequences}"
+            )
+        return self
+
+
+class Tuning(Optimisation):
+    """How a pretrained model learns together with its codec, in every mode but `frozen`.
+
+    The codec's networks have their own learning rate, among the codec's hyper-parameters.
+    """
+
+    learning_rate: PositiveFloat = Field(6e-5, description="peak, the model's weights")
+    loss: Literal["cross-entropy", "kl"] = Field(
+        "cross-entropy", description="of the text's next token, or from the uncoded prediction"
+    )
+    rate_warm_up_steps: NonNegativeInt = Field(
+        0, description="λ grows to its value over so many steps, lest the rate's gradient win early"
+    )
+    spread: PositiveFloat = Field(
+        0.75, description="deviation of each channel, in quantiser steps, where end-to-end starts"
+    )
+    rank: PositiveInt = Field(8, description="of the adapters, in the modes that have them")
+    validate_every: NonNegativeInt = Field(
+        0, description="steps between validations, of which the best is kept; 0: only the last"
+    )
+    patience: NonNegativeInt = Field(
+        0, description="validations in a row without gain that end the training; 0: never"
+    )
 
 
 class PackageSource(Strict):
@@ -86,8 +140,28 @@ class RandomSource(Strict):
     seed: NonNegativeInt = 0
 
 
+class TrainedSource(Optimisation):
+    """A small GPT-2 trained here: tokeniser and weights from the training partition alone."""
+
+    kind: Literal["trained"]
+    blocks: PositiveInt = 6
+    channels: PositiveInt = 128
+    heads: PositiveInt = 4
+    context: PositiveInt = 128
+    vocabulary: int = Field(2048, ge=257, description="of the byte-level BPE")
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def heads_share_the_channels(self) -> Self:
+        """Each head has the same number of channels."""
+        if self.channels % self.heads:
+            raise ValueError(f"channels {self.channels} is no multiple of heads {self.heads}")
+        return self
+
+
 ModelSource = Annotated[
-    PackageSource | HubSource | FilesSource | RandomSource, Field(discriminator="kind")
+    PackageSource | HubSource | FilesSource | RandomSource | TrainedSource,
+    Field(discriminator="kind"),
 ]
 TextSource = Annotated[PackageSource | HubSource | FilesSource, Field(discriminator="kind")]
 
@@ -152,6 +226,9 @@ class Activations(Strict):
 
     dtype: Dtype = Field("float16", description="of the stored values")
     batch_sequences: PositiveInt = Field(4, description="sequences a forward pass")
+    train_sequences: PositiveInt | None = Field(
+        None, description="of the training partition, spread evenly; all if left out"
+    )
 
 
 class Sensitivity(Strict):
@@ -166,10 +243,16 @@ class Codec(Strict):
 
     name: Name = Field(description="of its points and curve")
     codec: str = Field("", description="what codes; `name` if left out")
+    mode: Mode = Field(
+        "frozen",
+        description="what learns beside the codec: nothing, the blocks after the split with norm "
+        "and head, or all of the model; by all their weights or by low-rank adapters",
+    )
     lambdas: Annotated[list[PositiveFloat], Different] = Field(
-        min_length=1, description="λ: nats of divergence a token that one bit a token is worth"
+        [], description="λ: nats a token that one bit a token is worth; none for fp16 and integers"
     )
     set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")
+    tuning: Tuning = Field(Tuning(), description="how the model learns; nothing in mode frozen")
 
     @model_validator(mode="before")
     @classmethod
@@ -186,15 +269,13 @@ class Codec(Strict):
     def no_baseline(cls, name: str) -> str:
         """Names of baselines are theirs."""
         if is_baseline(name):
-            raise ValueError(f"{name} has no λ; name it under baselines")
+            raise ValueError(f"{name} is a baseline's; name it under baselines, or otherwise")
         return name
 
     @field_validator("codec")
     @classmethod
-    def learned(cls, codec: str) -> str:
-        """A codec with λ."""
-        if is_baseline(codec):
-            raise ValueError(f"{codec} has no λ; name it under baselines")
+    def known(cls, codec: str) -> str:
+        """A codec of the catalogue."""
         try:
             hyperparameters_of(codec)
         except SettingsError as error:
@@ -208,6 +289,31 @@ class Codec(Strict):
         if "codec" in info.data:
             hyperparameters_of(info.data["codec"]).model_validate(changes)
         return changes
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        """Codec, mode and λ go together."""
+        check_mode(self.codec, self.mode)
+        if is_baseline(self.codec) and self.mode == "frozen":
+            raise ValueError(f"{self.codec} has nothing to learn; name it under baselines")
+        if is_baseline(self.codec) and self.lambdas:
+            raise ValueError(f"{self.codec} has no λ; leave lambdas out")
+        if not is_baseline(self.codec) and not self.lambdas:
+            raise ValueError(f"{self.codec} needs lambdas")
+        if self.mode == "frozen" and "tuning" in self.model_fields_set:
+            raise ValueError("tuning is for the modes in which the model learns, not for frozen")
+        return self
+
+
+def changes_front(mode: str) -> bool:
+    """Whether the front learns too, so that stored representations are not its own."""
+    return mode.startswith("end-to-end")
+
+
+def check_mode(codec: str, mode: Mode) -> None:
+    """Raise ValueError for a codec that has nothing to learn in this mode."""
+    if codec == "klt" and mode.startswith("end-to-end"):
+        raise ValueError("klt has no gradient; it goes with the modes frozen and back")
 
 
 class Baselines(Strict):

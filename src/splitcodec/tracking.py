@@ -9,10 +9,10 @@ continues its runs: unchanged ones are left alone, changed ones updated, vanishe
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, sha256_of_file, write_json
-from splitcodec.report.curves import ANCHOR_POINT, Comparison, Curve, compare
+from splitcodec.report.curves import ANCHOR_POINT, Comparison, Curve, compare, curve_name
 from splitcodec.report.figures import style_of
 from splitcodec.report.table import COLUMNS, NUMBER, perplexity_increase, read_points
 from splitcodec.tracking_views import page, views
@@ -37,7 +37,7 @@ GOOD_ENOUGH = 5.0
 """Percent of perplexity that the point shown by a parent run may lose."""
 
 _KEY, _RESULTS = "splitcodec.key", "splitcodec.results"
-_FIXED, _DIGEST = "splitcodec.fixed", "splitcodec.digest"
+_FIXED, _DIGEST, _LIVE = "splitcodec.fixed", "splitcodec.digest", "splitcodec.live"
 _PARENT, _NOTE, _COLOUR = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
 _METRICS = [c.name for c in COLUMNS if c.dtype == NUMBER and c.name != "lambda"]
 _METRICS.append("perplexity_increase_percent")
@@ -106,10 +106,7 @@ def track(
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     shown = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)  # passwords stay out of artefacts
     wanted = wanted_runs(read_points(points), figures, trainings)
-    for name in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # MLflow's own seven retries keep a mistyped address silent for four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    _quieten()
     try:
         store = _Store(uri, shown, experiment, runs)
         ids = store.show(wanted)
@@ -180,11 +177,9 @@ def _parent(item: Comparison, name: str, figures: list[Path]) -> WantedRun:
 
 def _child(curve: Curve, row: dict[str, Any], place: str, name_seed: bool) -> WantedRun:
     """The run of a point; its name says all, because charts show it without its parent."""
-    learned = not math.isnan(row["lambda"])
-    name = f"{row['codec']} λ={_decimal(row['lambda'])}" if learned else _baseline(row)
-    seed = f" seed={row['seed']}" if learned else ""
+    name, seed = _point_name(row), _point_seed(row)
     parameters = {name: row[name] for name in _PARAMETERS if pd.notna(row[name])}
-    if learned:
+    if "lambda" in parameters:
         parameters["lambda"] = _decimal(row["lambda"])
     places = {name: str(row[name]) for name in ("model", "split", "codec", "codec_hash")}
     return WantedRun(
@@ -200,8 +195,14 @@ def _child(curve: Curve, row: dict[str, Any], place: str, name_seed: bool) -> Wa
     )
 
 
-def _baseline(row: dict[str, Any]) -> str:
-    return f"{row['codec']} + {row['coder']}"
+def _point_name(row: dict[str, Any]) -> str:
+    if pd.isna(row["lambda"]):
+        return f"{row['codec']} + {row['coder']}"
+    return f"{row['codec']} λ={_decimal(row['lambda'])}"
+
+
+def _point_seed(row: dict[str, Any]) -> str:
+    return "" if pd.isna(row["seed"]) else f" seed={row['seed']}"
 
 
 def _best(curve: Curve) -> dict[str, Any]:
@@ -226,10 +227,8 @@ def _decimal(value: float) -> str:
 
 
 def _said(row: dict[str, Any]) -> str:
-    learned = not math.isnan(row["lambda"])
-    what = f"{row['codec']} λ={_decimal(row['lambda'])}" if learned else _baseline(row)
     return (
-        f"{what}: {row['bits_per_token_file']:,.1f} bits per token (file), perplexity "
+        f"{_point_name(row)}: {row['bits_per_token_file']:,.1f} bits per token (file), perplexity "
         f"{row['perplexity']:,.2f} ({row['perplexity_increase_percent']:+.1f} %)"
     )
 
@@ -242,7 +241,8 @@ def _listing(curve: Curve) -> str:
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
     """What names a learned codec, in a row of the table as in codec.json."""
-    return tuple(row[name] for name in ("model", "split", "codec", "lambda", "seed"))
+    values = (row[name] for name in ("model", "split", "codec", "lambda", "seed"))
+    return tuple(None if pd.isna(value) else value for value in values)
 
 
 def _trainings(paths: list[Path]) -> Iterator[tuple[tuple, tuple[dict[str, str], tuple]]]:
@@ -251,16 +251,75 @@ def _trainings(paths: list[Path]) -> Iterator[tuple[tuple, tuple[dict[str, str],
         codec = read_json(path.with_name("codec.json"))
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            history = tuple(
-                (f"training/{line['phase']}_{name}", float(value), int(line["step"]))
-                for line in lines
-                for name, value in line.items()
-                if name not in ("phase", "step") and value is not None
-            )
+            history = tuple(metric for line in lines for metric in _history(line))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); train that codec again") from None
         hyperparameters = {f"codec.{k}": str(v) for k, v in codec["hyperparameters"].items()}
-        yield _place(codec), (hyperparameters, history)
+        hyperparameters |= {f"tuning.{k}": str(v) for k, v in codec.get("tuning", {}).items()}
+        yield _place(codec | {"codec": codec["name"]}), (hyperparameters, history)
+
+
+def _history(entry: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """(metric, value, step) of an entry of the training log."""
+    for name, value in entry.items():
+        if name not in ("phase", "step") and value is not None:
+            yield f"training/{entry['phase']}_{name}", float(value), int(entry["step"])
+
+
+class LiveRun:
+    """Shows a training in MLflow as it goes; `track` continues the same run when it is done.
+
+    `point` has model, split, codec (its name), coder, lambda and seed, as a row of the table of
+    points has them; `results` is the experiment's directory. The run starts with the first entry.
+    Where the store cannot be reached, training goes on without it.
+    """
+
+    def __init__(self, point: dict[str, Any], results: Path, uri: str) -> None:
+        self._point, self._results, self._uri = point, results, uri
+        self._store: _Store | None = None
+        self._run: str | None = None
+        self._lost = False
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        """Send one entry of the training log."""
+        if self._lost:
+            return
+        try:
+            if self._run is None:
+                self._start()
+            now = round(time.time() * 1000)
+            metrics = [Metric(name, value, now, step) for name, value, step in _history(entry)]
+            self._store.client.log_batch(self._run, metrics=metrics)
+        except (MlflowException, SQLAlchemyError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            print(f"MLflow does not show this training ({reason:.160})", file=sys.stderr)
+            self._lost = True
+
+    def _start(self) -> None:
+        record = self._results / "mlflow-runs.json"
+        _quieten()
+        self._store = _Store(self._uri, self._uri, self._results.name, record)
+        point = self._point
+        curve = curve_name(point["codec"], point["coder"])
+        place = f"split{point['split']}"
+        name = f"{_point_name(point)}{_point_seed(point)}"
+        key = f"{point['model']}/{place}/{curve}/{name}"
+        if (known := self._store.runs.get(key)) is not None:
+            if _LIVE in known.data.tags and _FIXED not in known.data.tags:
+                self._run = known.info.run_id
+                return
+            self._store.client.delete_run(known.info.run_id)
+        tags = {_KEY: key, _RESULTS: self._store.results, _LIVE: "true"}
+        started = round(time.time() * 1000)
+        arguments = (self._store.experiment, started, tags, f"{place}/{name}")
+        self._run = self._store.client.create_run(*arguments).info.run_id
+
+
+def _quieten() -> None:
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # MLflow's own seven retries keep a mistyped address silent for four minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 
 def _digest(*parts: Any) -> str:
@@ -330,6 +389,9 @@ class _Store:
         run = replace(run, tags=tags)
         if (known := self.runs.get(run.key)) is not None:
             run_id, written = known.info.run_id, known.data.tags
+            if _LIVE in written and _FIXED not in written:
+                self._write(known, run, first=True, history=False)
+                return run_id
             if written.get(_FIXED) == run.fixed:
                 if written.get(_RESULTS) != self.results:  # the directory was moved
                     self.client.set_tag(run_id, _RESULTS, self.results)
@@ -342,12 +404,12 @@ class _Store:
         self._write(created, run, first=True)
         return created.info.run_id
 
-    def _write(self, target: Run, run: WantedRun, first: bool) -> None:
+    def _write(self, target: Run, run: WantedRun, first: bool, history: bool = True) -> None:
         """Log all of `run`; its digests last, so that a kill before them means: write again."""
         run_id = target.info.run_id
         now = round(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in run.metrics.items()]
-        if first:
+        if first and history:
             metrics += [Metric(name, value, now, step) for name, value, step in run.history]
         for start in range(0, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])

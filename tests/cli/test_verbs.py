@@ -190,3 +190,44 @@ def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
                *rules, "--sequence-length", 32, "--out", tokens)  # fmt: skip
     assert done.code == 0
     assert pq.read_table(tokens).num_rows == 2
+
+
+def test_a_model_that_learned_with_its_codec_passes_all_verbs(run, folder, world, tmp_path):
+    model = ["--model", world.model_directory]
+    train, evaluation = (folder / f"split2/{part}.parquet" for part in ("train", "evaluation"))
+    codec = tmp_path / "end-to-end/lambda0.01-seed0"
+    tuning = ["steps=4", "sequences=4", "batch_sequences=2", "learning_rate=1e-3"]
+    done = run("train", "--codec", "hyperprior", "--mode", "end-to-end", "--name", "mine",
+               "--lambda", 0.01, "--activations", train, *model,
+               "--tokens", world.tokens("train"), "--out", codec,
+               "--validation", folder / "split2/validation.parquet",
+               *(flag for pair in TINY for flag in ("--set", pair)),
+               *(flag for pair in tuning for flag in ("--tune", pair)))  # fmt: skip
+    assert done.code == 0, done.error
+    stream, out = tmp_path / "mine.rdc", tmp_path / "mine.json"
+    encoding = ["encode", "--codec", codec, "--coder", "ans", "--activations", evaluation]
+    assert "give --model" in run(*encoding, "--out", stream).complaint
+    assert run(*encoding, "--out", stream, *model).code == 0
+    done = run("decode", stream, "--codec", codec, "--activations", evaluation,
+               "--out", tmp_path / "decoded.parquet")  # fmt: skip
+    assert done.code == 0, done.error
+    done = run("evaluate", *model, "--activations", evaluation,
+               "--references", folder / "final/evaluation.parquet", "--codec", codec,
+               "--bitstream", stream, "--out", out, "--bootstrap", 20)  # fmt: skip
+    assert done.code == 0, done.error
+    (row,) = json.loads(out.read_text())["points"]
+    assert (row["codec"], row["mode"]) == ("mine", "end-to-end")
+    assert row["cross_entropy"] != row["cross_entropy_uncoded"]
+    assert row["bits_per_token_file"] == 8 * stream.stat().st_size / row["tokens"]
+    timing = ["latency", "--activations", evaluation, "--codec", codec, "--repeats", 1]
+    assert run(*timing, "--out", tmp_path / "latency.json", *model).code == 0
+
+
+def test_a_model_is_made_from_text(run, world, tmp_path):
+    sizes = ["blocks=1", "channels=16", "heads=2", "context=32", "vocabulary=270", "steps=2"]
+    sizes += ["sequences=2", "batch_sequences=2"]
+    done = run("pretrain", "--documents", world.documents, "--out", tmp_path / "model",
+               "--rule", "train: {share: [0, 0.5], sequences: 3}",
+               *(flag for pair in sizes for flag in ("--set", pair)))  # fmt: skip
+    assert done.code == 0, done.error
+    assert (tmp_path / "model/splitcodec.json").is_file()

@@ -180,6 +180,7 @@ def _codec(results, split, codec, variant, value, seed, hyperparameters, seconds
         results / f"codecs/{MODEL}/split{split}/{codec}/{variant}/codec.json",
         {
             "codec": codec,
+            "name": codec,
             "mode": "none" if value is None else "frozen",
             "lambda": value,
             "seed": seed,

@@ -1,5 +1,6 @@
 """Beside the report's tests because MLflow shows the same artefacts as the report."""
 
+import json
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from mlflow import MlflowClient
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_json
 from splitcodec.report.table import read_points
-from splitcodec.tracking import track, wanted_runs
+from splitcodec.tracking import LiveRun, track, wanted_runs
 
 POINT = "smollm2-135m/split20/hyperprior/hyperprior λ=0.001 seed=0"
 CURVE = "smollm2-135m/split20/hyperprior"
@@ -272,3 +273,59 @@ def test_small_lambdas_sort_as_numbers():
         "1",
         "20",
     ]
+
+
+LIVE = {"model": "smollm2-135m", "split": 20, "codec": "hyperprior", "coder": "ans"}
+LIVE |= {"lambda": 0.001, "seed": 0}
+ENTRIES = [{"phase": "fit", "step": step, "loss": 5.0 - step} for step in range(3)]
+
+
+@pytest.fixture
+def fresh(world):
+    """The same results as a new experiment of which the store knows nothing."""
+    results = world.directory / "live"
+    shutil.copytree(world.results, results)
+    (results / "mlflow-runs.json").unlink()
+    path = results / TRAINING
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in ENTRIES))
+    return results
+
+
+def losses(world, run_id):
+    history = world.client.get_metric_history(run_id, "training/fit_loss")
+    return [(metric.step, metric.value) for metric in history]
+
+
+def test_a_training_is_shown_as_it_goes_and_tracking_continues_its_run(world, fresh):
+    live = LiveRun(LIVE, fresh, world.uri)
+    for entry in ENTRIES[:2]:
+        live(entry)
+    experiment = world.client.get_experiment_by_name("live").experiment_id
+    (run,) = world.client.search_runs([experiment])
+    assert losses(world, run.info.run_id) == [(0, 5.0), (1, 4.0)]
+    LiveRun(LIVE, fresh, world.uri)(ENTRIES[2])  # after a kill
+    parts = (fresh / "points.parquet", [world.figure], [fresh / TRAINING])
+    for _ in range(2):
+        track("live", *parts, fresh / "mlflow-runs.json", world.uri)
+        assert read_json(fresh / "mlflow-runs.json")["runs"][POINT] == run.info.run_id
+        assert losses(world, run.info.run_id) == [(0, 5.0), (1, 4.0), (2, 3.0)]
+    shown = world.client.get_run(run.info.run_id)
+    assert shown.data.metrics["bits_per_token_file"] > 0
+    assert shown.data.params["lambda"] == "0.001"
+
+
+def test_another_training_gets_another_run(world, fresh):
+    LiveRun(LIVE, fresh, world.uri)(ENTRIES[0])
+    parts = (fresh / "points.parquet", [world.figure], [fresh / TRAINING])
+    track("live", *parts, fresh / "mlflow-runs.json", world.uri)
+    before = read_json(fresh / "mlflow-runs.json")["runs"][POINT]
+    LiveRun(LIVE, fresh, world.uri)(ENTRIES[0])
+    track("live", *parts, fresh / "mlflow-runs.json", world.uri)
+    assert read_json(fresh / "mlflow-runs.json")["runs"][POINT] != before
+
+
+def test_training_goes_on_without_a_store(world, fresh, capsys):
+    live = LiveRun(LIVE, fresh, "nonsense://store")
+    for entry in ENTRIES:
+        live(entry)
+    assert capsys.readouterr().err.count("MLflow does not show this training") == 1

@@ -59,7 +59,7 @@ BAD = {
     "λ zero": ("codecs.0.lambdas", [0], "codecs.0.lambdas.0", "greater than 0"),
     "λ infinite": ("codecs.0.lambdas", [float("inf")], "codecs.0.lambdas.0", "finite"),
     "λ not a number": ("codecs.0.lambdas", ["low"], "codecs.0.lambdas.0", "number"),
-    "no λ": ("codecs.0.lambdas", [], "codecs.0.lambdas", "at least 1"),
+    "no λ": ("codecs.0.lambdas", [], "codecs.0", "needs lambdas"),
     "λ twice": ("codecs.0.lambdas", [0.1, 0.1], "codecs.0.lambdas", "twice"),
     "unknown codec": (
         "codecs.0.name",

@@ -85,7 +85,7 @@ def test_extreme_logits_stay_finite():
 
 def test_logit_chunks_cover_every_token_once(world):
     finals = torch.randn(2, 150, 32, generator=torch.Generator().manual_seed(0))
-    parts = list(logit_chunks(world.model, *finals))
+    parts = list(logit_chunks(*((world.model, final) for final in finals)))
     assert [part.start for part, _ in parts] == [0, 64, 128]
     for number in range(2):
         found = torch.cat([logits[number] for _, logits in parts])

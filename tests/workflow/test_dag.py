@@ -33,7 +33,10 @@ def points(checkout):
 
 
 def test_every_point_is_in_the_table(points):
-    assert len(points) == 2 * (3 + 1 + 4 * 3)
+    assert len(points) == 2 * (3 + 1 + 2 + 4 * 3)
+    modes = dict(zip(points["codec"], points["mode"], strict=True))
+    expected = {"klt": "frozen", "end-to-end": "end-to-end", "back": "back", "int4": "none"}
+    assert modes.items() >= expected.items()
     assert points["bits_per_token_file"].gt(0).all()
     assert points[["cross_entropy", "kl", "encode_ms_per_token"]].notna().all(axis=None)
     inside = points["cross_entropy"].between(
@@ -51,7 +54,8 @@ def test_half_precision_changes_nothing(points):
 
 def test_rates_are_those_of_the_files(checkout, points):
     for row in points.rename(columns={"lambda": "weight"}).itertuples():
-        variant = "fixed" if pd.isna(row.seed) else f"lambda{row.weight:g}-seed0"
+        weight = "" if pd.isna(row.weight) else f"lambda{row.weight:g}-"
+        variant = "fixed" if pd.isna(row.seed) else f"{weight}seed0"
         file = checkout / (
             f"results/tiny/bitstreams/{row.model}/split{row.split}/{row.codec}/{variant}/"
             f"{row.coder}.rdc"

@@ -3,20 +3,24 @@
 
 rule encode:
     input:
-        codec=codec_files(POINT),
+        codec=codec_files,
         activations=store("evaluation"),
+        model=original_model([]),
     output:
-        f"{RESULTS}/bitstreams/{POINT}/ans.rdc",
+        f"{RESULTS}/bitstreams/{POINT}/{{coder}}.rdc",
     log:
-        log_of(f"encode/{POINT}"),
+        log_of(f"encode/{POINT}/{{coder}}"),
     benchmark:
-        benchmark_of(f"encode/{POINT}")
+        benchmark_of(f"encode/{POINT}/{{coder}}")
+    wildcard_constraints:
+        codec=one_of(CODECS),
     params:
         codec=codec_folder,
+        model=with_model,
     message:
         "encoding {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
-        "splitcodec encode --codec {params.codec} --coder ans"
+        "splitcodec encode --codec {params.codec} --coder {wildcards.coder} {params.model}"
         " --activations {input.activations} --out {output} > {log} 2>&1"
 
 

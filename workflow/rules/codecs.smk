@@ -1,14 +1,9 @@
-"""Fit every codec: one job for each model, split, codec, λ and seed."""
+"""Train every codec: one job for each model, split, codec, λ and seed."""
 
 
 rule train_codec:
     input:
-        model="data/models/{model}",
-        activations=store("train"),
-        references=store("train", "final"),
-        validation=store("validation"),
-        validation_references=store("validation", "final"),
-        sensitivity=f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors",
+        unpack(training_material),
     output:
         [f"{RESULTS}/codecs/{POINT}/{file}" for file in CODEC_FILES],
     log:
@@ -16,9 +11,10 @@ rule train_codec:
     benchmark:
         benchmark_of(f"train_codec/{POINT}")
     wildcard_constraints:
-        variant="lambda.+",
+        codec=one_of([codec for codec in CODECS if codec not in TUNED]),
     params:
         recipe=recipe,
+        material=lambda wildcards, input: flags(**dict(input.items())),
         dtype=model_dtype,
         out=f"{RESULTS}/codecs/{POINT}",
         # Snakemake deletes outputs before a rerun; what training resumes from lies elsewhere.
@@ -26,11 +22,28 @@ rule train_codec:
     message:
         "training {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
-        "splitcodec train {params.recipe} --model {input.model} --model-dtype {params.dtype}"
-        " --activations {input.activations} --references {input.references}"
-        " --validation {input.validation} --validation-references {input.validation_references}"
-        " --sensitivity {input.sensitivity} --checkpoint {params.checkpoint}"
-        " --out {params.out} > {log} 2>&1"
+        "splitcodec train {params.recipe} {params.material} --model-dtype {params.dtype}"
+        f" --results {RESULTS}"
+        " --checkpoint {params.checkpoint} --out {params.out} > {log} 2>&1"
+
+
+use rule train_codec as tune_model with:
+    input:
+        unpack(tuning_material),
+    output:
+        [
+            f"{RESULTS}/codecs/{POINT}/{file}"
+            for file in [*CODEC_FILES, "model.safetensors"]
+        ],
+    log:
+        log_of(f"tune_model/{POINT}"),
+    benchmark:
+        benchmark_of(f"tune_model/{POINT}")
+    wildcard_constraints:
+        codec=one_of(TUNED),
+    message:
+        "training the model with {wildcards.codec} at split {wildcards.split},"
+        " {wildcards.variant}"
 
 
 # All baselines of a split in one process: they need no training, only a folder each.

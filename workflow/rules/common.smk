@@ -6,7 +6,7 @@ import yaml
 
 from splitcodec.codecs.catalogue import is_baseline
 from splitcodec.errors import SettingsError
-from splitcodec.settings import load_settings
+from splitcodec.settings import changes_front, load_settings
 
 try:
     SETTINGS = load_settings(dict(config))
@@ -16,16 +16,24 @@ except SettingsError as error:
 RESULTS = f"results/{SETTINGS.experiment}"
 MODELS = {model.name: model for model in SETTINGS.models}
 CODECS = {codec.name: codec for codec in SETTINGS.codecs}
+TUNED = [codec.name for codec in SETTINGS.codecs if codec.mode != "frozen"]
+END_TO_END = [codec.name for codec in SETTINGS.codecs if changes_front(codec.mode)]
 TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet"
 CODEC_FILES = ["codec.safetensors", "codec.json", "training.jsonl"]
 
 
+def one_of(names):
+    """A wildcard constraint; never matches where there are no names."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 wildcard_constraints:
-    model="|".join(map(re.escape, MODELS)),
+    model=one_of(MODELS),
     split=r"\d+",
-    codec="|".join(map(re.escape, [*CODECS, *SETTINGS.baselines.codecs])) or "none",
+    codec=one_of([*CODECS, *SETTINGS.baselines.codecs]),
     partition="train|validation|evaluation",
-    variant=r"fixed|lambda[^/]+-seed\d+",
+    variant=r"fixed|(lambda[^/]+-)?seed\d+",
+    coder="ans|raw|deflate|zstd",
 
 
 def flags(**options):
@@ -75,15 +83,15 @@ def variants(codec):
     """The points of a codec: one for each λ and seed, or the only one of a baseline."""
     if is_baseline(codec):
         return ["fixed"]
-    return [
-        f"lambda{weight:g}-seed{seed}"
-        for weight in CODECS[codec].lambdas
-        for seed in SETTINGS.seeds
-    ]
+    places = [f"lambda{weight:g}-" for weight in CODECS[codec].lambdas] or [""]
+    return [f"{place}seed{seed}" for place in places for seed in SETTINGS.seeds]
 
 
 def coders(codec):
-    return SETTINGS.baselines.coders if is_baseline(codec) else ["ans"]
+    """The coders of a codec; integers and fp16 with which a model learned pass through one."""
+    if is_baseline(codec):
+        return SETTINGS.baselines.coders
+    return ["zstd"] if is_baseline(CODECS[codec].codec) else ["ans"]
 
 
 def points(codecs, models=MODELS, splits=None):
@@ -102,12 +110,32 @@ ALL_CODECS = [*CODECS, *SETTINGS.baselines.codecs]
 ALL_POINTS = [POINT.format(**point) for point in points(ALL_CODECS)]
 
 
-def codec_files(place):
-    """The two files that are a codec."""
-    return [
-        f"{RESULTS}/codecs/{place}/{file}"
-        for file in ("codec.json", "codec.safetensors")
-    ]
+def codec_files(wildcards):
+    """The files that are the codec of a point, with the model's changes where it learned."""
+    place = POINT.format(**wildcards)
+    files = ["codec.json", "codec.safetensors"]
+    files += ["model.safetensors"] if wildcards["codec"] in TUNED else []
+    return [f"{RESULTS}/codecs/{place}/{file}" for file in files]
+
+
+def original_model(codecs):
+    """An input function: the model, if the front learned with one of `codecs`."""
+
+    def path(wildcards):
+        chosen = codecs or [wildcards.codec]
+        needed = any(codec in END_TO_END for codec in chosen)
+        return f"data/models/{wildcards.model}" if needed else []
+
+    return path
+
+
+def with_model(wildcards, input):
+    """Flags for the original model, where it is an input."""
+    return (
+        flags(model=input.model, model_dtype=model_dtype(wildcards))
+        if input.model
+        else ""
+    )
 
 
 def codecs_at_split(codecs):
@@ -115,7 +143,7 @@ def codecs_at_split(codecs):
 
     def paths(wildcards):
         chosen = points(codecs, [wildcards.model], [wildcards.split])
-        return [path for point in chosen for path in codec_files(POINT.format(**point))]
+        return [path for point in chosen for path in codec_files(point)]
 
     return paths
 
@@ -136,14 +164,40 @@ def every_split(pattern):
 
 def recipe(wildcards):
     """The codec of a point as flags."""
-    weight, seed = wildcards.variant.removeprefix("lambda").split("-seed")
+    weight, seed = re.fullmatch(
+        r"(?:lambda(.+)-)?seed(\d+)", wildcards.variant
+    ).groups()
     settings = CODECS[wildcards.codec]
-    options = {"codec": settings.codec, "name": settings.name}
+    options = {"codec": settings.codec, "name": settings.name, "mode": settings.mode}
     options |= {"lambda": weight, "seed": seed}
-    changes = settings.set
-    return flags(
-        **options, set=[f"{key}={inline(value)}" for key, value in changes.items()]
-    )
+    tuning = settings.tuning.model_dump(exclude_unset=True)
+    return flags(**options, set=assignments(settings.set), tune=assignments(tuning))
+
+
+def assignments(values):
+    """Values as KEY=VALUE, as the verbs take them."""
+    return [f"{key}={inline(value)}" for key, value in values.items()]
+
+
+def training_material(wildcards):
+    """What a codec of a frozen model, or of one whose back learns, is trained on, by flag."""
+    return {
+        "model": "data/models/{model}",
+        "activations": store("train"),
+        "references": store("train", "final"),
+        "validation": store("validation"),
+        "validation_references": store("validation", "final"),
+        "sensitivity": f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors",
+    }
+
+
+def tuning_material(wildcards):
+    """What model and codec are trained on together, by flag."""
+    material = training_material(wildcards)
+    if wildcards.codec in END_TO_END:
+        del material["sensitivity"], material["references"]
+        material["tokens"] = f"{RESULTS}/tokens/{{model}}/train.parquet"
+    return material
 
 
 def bitstreams_of(codecs, wildcards):
@@ -158,6 +212,12 @@ def bitstreams_of(codecs, wildcards):
         for place in [POINT.format(**point)]
         for coder in coders(point["codec"])
     ]
+
+
+def bitstream_of(wildcards):
+    """The file of a point."""
+    (coder,) = coders(wildcards.codec)
+    return f"{RESULTS}/bitstreams/{POINT}/{coder}.rdc"
 
 
 def codec_folder(wildcards, input):

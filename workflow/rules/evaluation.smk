@@ -6,8 +6,8 @@ rule evaluate:
         model="data/models/{model}",
         activations=store("evaluation"),
         references=store("evaluation", "final"),
-        codec=codec_files(POINT),
-        bitstream=f"{RESULTS}/bitstreams/{POINT}/ans.rdc",
+        codec=codec_files,
+        bitstream=bitstream_of,
     output:
         f"{RESULTS}/evaluation/{POINT}.json",
     log:
@@ -15,7 +15,7 @@ rule evaluate:
     benchmark:
         benchmark_of(f"evaluate/{POINT}")
     wildcard_constraints:
-        variant="lambda.+",
+        codec=one_of(CODECS),
     params:
         args=lambda wildcards: flags(
             model_dtype=model_dtype(wildcards), **SETTINGS.evaluation.model_dump()
@@ -69,6 +69,7 @@ rule latency:
     input:
         activations=store("evaluation"),
         codecs=codecs_at_split(ALL_CODECS),
+        model=original_model(ALL_CODECS),
     output:
         f"{RESULTS}/latency/{{model}}/split{{split}}.json",
     log:
@@ -81,10 +82,11 @@ rule latency:
             codec=folders(input.codecs),
             **SETTINGS.latency.model_dump(),
         ),
+        model=with_model,
     message:
         "timing all codecs at split {wildcards.split}, alone on the machine"
     shell:
-        "splitcodec latency --activations {input.activations} {params.args}"
+        "splitcodec latency --activations {input.activations} {params.args} {params.model}"
         " --out {output} > {log} 2>&1"
 
 

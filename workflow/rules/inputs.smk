@@ -1,4 +1,10 @@
-"""Fetch the model and the text, and cut the text into sequences of tokens."""
+"""Fetch or make the model, fetch the text, and cut it into sequences of tokens."""
+
+TRAINED = [name for name, model in MODELS.items() if model.source.kind == "trained"]
+RULES = [
+    inline({name: rule.model_dump(mode="json", exclude_none=True)})
+    for name, rule in SETTINGS.text.partitions.items()
+]
 
 
 rule fetch_model:
@@ -8,12 +14,40 @@ rule fetch_model:
         log_of("fetch_model/{model}"),
     benchmark:
         benchmark_of("fetch_model/{model}")
+    wildcard_constraints:
+        model=one_of([name for name in MODELS if name not in TRAINED]),
     params:
         source=lambda wildcards: flags(**MODELS[wildcards.model].source.model_dump()),
     message:
         "fetching model {wildcards.model}"
     shell:
         "splitcodec fetch-model {params.source} --out {output} > {log} 2>&1"
+
+
+rule pretrain:
+    input:
+        TEXT,
+    output:
+        directory("data/models/{model}"),
+    log:
+        log_of("pretrain/{model}"),
+    benchmark:
+        benchmark_of("pretrain/{model}")
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    params:
+        source=lambda wildcards: flags(
+            rule=RULES,
+            set=assignments(
+                MODELS[wildcards.model].source.model_dump(exclude={"kind"})
+            ),
+        ),
+        checkpoint=f"{RESULTS}/checkpoints/{{model}}.pt",
+    message:
+        "pretraining {wildcards.model}"
+    shell:
+        "splitcodec pretrain --documents {input} {params.source}"
+        " --checkpoint {params.checkpoint} --out {output} > {log} 2>&1"
 
 
 rule fetch_text:
@@ -45,10 +79,7 @@ rule tokenise:
         benchmark_of("tokenise/{model}/{partition}")
     params:
         rules=flags(
-            rule=[
-                inline({name: rule.model_dump(mode="json", exclude_none=True)})
-                for name, rule in SETTINGS.text.partitions.items()
-            ],
+            rule=RULES,
             sequence_length=SETTINGS.text.sequence_length,
             start_token=SETTINGS.text.start_token,
         ),

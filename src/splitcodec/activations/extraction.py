@@ -20,8 +20,11 @@ def extract(
     outputs: dict[int, Path],
     dtype: torch.dtype,
     batch_sequences: int,
+    sequences: int | None = None,
 ) -> None:
     """Write one store for each split in `outputs`, all complete or none.
+
+    Of the token file's sequences all are taken, or `sequences` of them, spread evenly.
 
     Memory is bounded by one batch. The split at the last block is the *reference*: the uncoded
     final representation, from which the head alone gives the uncoded logits.
@@ -43,10 +46,15 @@ def extract(
             )
             for split, path in outputs.items()
         }
-        starts = range(0, len(table.sequences), batch_sequences)
-        for start in progress(starts, "extracting"):
-            rows = range(start, min(start + batch_sequences, len(table.sequences)))
-            _write_batch(model, table, rows, writers)
+        chosen = spread_evenly(len(table.sequences), sequences)
+        for start in progress(range(0, len(chosen), batch_sequences), "extracting"):
+            _write_batch(model, table, chosen[start : start + batch_sequences], writers)
+
+
+def spread_evenly(total: int, wanted: int | None) -> list[int]:
+    """`wanted` of the numbers below `total`, both ends included; all if it is None."""
+    count = total if wanted is None else min(wanted, total)
+    return [round(i * (total - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def _write_batch(

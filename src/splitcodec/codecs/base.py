@@ -60,16 +60,28 @@ class Codec(nn.Module):
 
 
 _NOT_HASHED = ("train_seconds", "versions", "hash")
+_CHANGES = "model_changes_sha256"
 _NEEDED = {"codec", "name", "channels", "hyperparameters", "hash"}
 
 
-def save_codec(codec: Codec, directory: Path, meaning: dict[str, Any]) -> None:
+def save_codec(
+    codec: Codec,
+    directory: Path,
+    meaning: dict[str, Any],
+    changes: dict[str, Tensor] | None = None,
+) -> None:
     """Write codec.safetensors and codec.json; the hash names exactly this codec.
 
-    The hash covers the weights and what they are for, not when and with what they were made.
+    `changes` are the weights of the model that learned with the codec, if any could; they go to
+    model.safetensors. The hash covers all weights and what they are for, not when and with what
+    they were made.
     """
-    state = {name: value.cpu().contiguous() for name, value in codec.state_dict().items()}
-    weights = safetensors.torch.save(state)
+    weights = _bytes_of(codec.state_dict())
+    if changes is not None:
+        changed = _bytes_of(changes)
+        meaning = meaning | {_CHANGES: hashlib.sha256(changed).hexdigest()}
+        with atomic_path(directory / "model.safetensors") as temporary:
+            temporary.write_bytes(changed)
     identity = {
         "codec": codec.name,
         "name": codec.name,
@@ -98,6 +110,30 @@ def load_state(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if meaning["hash"] != _hash_of(meaning, weights):
         raise InputError(f"{directory} does not match its hash: it is damaged; train it again")
     return meaning, state
+
+
+def load_changes(directory: Path, meaning: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of the model that learned with a codec; raises InputError if they do not fit.
+
+    `meaning` is its codec.json; empty for a codec with which no model learned.
+    """
+    if _CHANGES not in meaning:
+        return {}
+    try:
+        data = (directory / "model.safetensors").read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {directory}/model.safetensors ({error.strerror}); train the codec again"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != meaning[_CHANGES]:
+        raise InputError(
+            f"{directory}/model.safetensors is damaged or another codec's; train it again"
+        )
+    return safetensors.torch.load(data)
+
+
+def _bytes_of(state: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()})
 
 
 def _hash_of(meaning: dict[str, Any], weights: bytes) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from splitcodec.activations.moments import SINK_RATIO, Moments, Sample
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import KltHyperparameters
-from splitcodec.densities.location_scale import Gaussian, table_scales
+from splitcodec.densities.location_scale import Gaussian, scale_indexes, table_scales
 
 _STEP_RATIOS = torch.logspace(-0.3, 0.45, 11)
 _REACH = 288
@@ -134,6 +134,21 @@ def _histograms(symbols: Tensor) -> Tensor:
     cells = symbols.clamp(-_REACH, _REACH).long() + _REACH + width * torch.arange(channels)
     counts = torch.bincount(cells.flatten(), minlength=width * channels)
     return counts.view(channels, width).float() / samples
+
+
+def scaled_identity(mean: Tensor, first_mean: Tensor, deviation: Tensor, spread: float) -> Klt:
+    """A gain for each channel and no transform: symbols have the deviation `spread`.
+
+    `mean`, `first_mean`, `deviation` (channels,): where training end to end may start.
+    """
+    gain = spread / deviation.clamp_min(1e-6)
+    codec = Klt("klt", len(mean), KltHyperparameters(), kept=len(mean))
+    codec.mean.copy_(mean)
+    codec.first_mean.copy_(first_mean)
+    codec.analysis.copy_(torch.diag(gain))
+    codec.synthesis.copy_(torch.diag(1 / gain))
+    codec.scale_index.copy_(scale_indexes(torch.full_like(mean, spread)))
+    return codec
 
 
 def fit_klt(

@@ -1,4 +1,8 @@
-"""Partitions to container files and back."""
+"""Partitions to container files and back.
+
+Where the front learned with the codec, the stored representation, which is the original model's, is
+not what is sent: the changed front makes it from the tokens.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +10,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitcodec.activations.store import Activations, ActivationWriter
+from splitcodec.activations.store import Activations, ActivationWriter, Batch
+from splitcodec.codecs.base import load_changes
 from splitcodec.codecs.registry import load_codec
 from splitcodec.coding.container import Container, read_container, write_container
 from splitcodec.errors import BitstreamError, InputError, SettingsError
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
+from splitcodec.settings import changes_front
+from splitcodec.splitting.changes import changed_model
+from splitcodec.splitting.model import SplitModel
 
 _BATCH = 4
 
 
+def check_same_model(meaning: dict[str, Any], activations: Activations, directory: Path) -> None:
+    """Raise InputError unless a codec was trained with the model that these tokens are for."""
+    if meaning["model_hash"] != activations.metadata["model_hash"]:
+        raise InputError(f"{directory} learned with another model than {activations.path} is of")
+
+
+def model_of_codec(
+    model: SplitModel | None, codec_directory: Path, meaning: dict[str, Any]
+) -> SplitModel | None:
+    """The model as it learned with a codec; raises InputError when the two do not fit together."""
+    changes = load_changes(codec_directory, meaning)
+    if changes and model is None:
+        raise InputError(f"{codec_directory} learned with its model; give --model")
+    return changed_model(model, changes)
+
+
+def representation_of(
+    batch: Batch, meaning: dict[str, Any], model: SplitModel | None
+) -> torch.Tensor:
+    """What is sent of a batch, (batch, tokens, channels); `model` as it learned with the codec."""
+    if not changes_front(meaning["mode"]):
+        return batch.representation
+    return model.front(batch.tokens, meaning["split"]).float().cpu() * batch.mask[..., None]
+
+
 @torch.no_grad()
-def encode(activations: Activations, codec_directory: Path, coder: str | None, out: Path) -> None:
-    """Encode every sequence of a store into one container file."""
+def encode(
+    activations: Activations,
+    codec_directory: Path,
+    coder: str | None,
+    out: Path,
+    model: SplitModel | None = None,
+) -> None:
+    """Encode every sequence of a store into one container file.
+
+    `model` is the original one, needed where the front learned with the codec.
+    """
     codec, meaning = load_codec(codec_directory, coder)
     if activations.channels != codec.channels:
         raise SettingsError(
@@ -30,11 +72,14 @@ def encode(activations: Activations, codec_directory: Path, coder: str | None, o
             f"{codec_directory} was made for split {meaning['split']}, {activations.path} is split "
             f"{activations.metadata['split']}"
         )
+    if front := changes_front(meaning["mode"]):
+        check_same_model(meaning, activations, codec_directory)
+    model = model_of_codec(model, codec_directory, meaning) if front else None
     payloads: list[bytes] = []
     starts = range(0, len(activations), _BATCH)
-    for start in progress(starts, f"encoding {codec.name}"):
+    for start in progress(starts, f"encoding {meaning['name']}"):
         batch = activations.read(range(start, min(start + _BATCH, len(activations))))
-        payloads += codec.compress(batch.representation, batch.lengths)
+        payloads += codec.compress(representation_of(batch, meaning, model), batch.lengths)
     header = {
         "codec": codec.name,
         "codec_hash": meaning["hash"],

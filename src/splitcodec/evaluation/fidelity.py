@@ -14,7 +14,12 @@ from torch import Tensor
 
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.errors import BitstreamError
-from splitcodec.evaluation.bitstreams import Decoder
+from splitcodec.evaluation.bitstreams import (
+    Decoder,
+    check_same_model,
+    model_of_codec,
+    representation_of,
+)
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import compare_logits, logit_chunks
@@ -80,13 +85,15 @@ def evaluate(
     """One row of the table of points for every bitstream.
 
     Bitstreams are decoded here, in this process, with codecs found by hash among `codecs`;
-    several of one codec must decode to the same representation, which is evaluated once.
+    several of one codec must decode to the same representation, which is evaluated once, by the
+    model as it learned with the codec. What it is compared with is always the original `model`.
     """
     activations.check_same_data(references)
     references.check_split(model.blocks)
     groups = _by_codec([Decoder(path, codecs) for path in bitstreams])
     for decoder in (d for group in groups for d in group):
         decoder.check_same_data(activations)
+    models = [_model_of(group[0], model, activations) for group in groups]
     sums = [Sums() for _ in groups]
     bits = np.zeros(len(groups))
     split = activations.metadata["split"]
@@ -95,9 +102,11 @@ def evaluate(
         rows = range(start, min(start + batch_sequences, len(activations)))
         batch, reference = activations.read(rows), references.read(rows)
         decoded = [_decode_alike(group, rows) for group in groups]
-        for i, group in enumerate(groups):
-            bits[i] += float(group[0].codec(batch.representation, batch.lengths).bits.sum())
-        _compare(model, split, batch, reference, decoded, sums)
+        for i, (group, changed) in enumerate(zip(groups, models, strict=True)):
+            sent = representation_of(batch, group[0].meaning, changed)
+            bits[i] += float(group[0].codec(sent, batch.lengths).bits.sum())
+        coded = list(zip(models, decoded, strict=True))
+        _compare(model, split, batch, reference, coded, sums)
     return [
         _row(decoder, activations, float(rate), total, resamples)
         for group, rate, total in zip(groups, bits, sums, strict=True)
@@ -115,8 +124,14 @@ def evaluate_uncoded(
     starts = range(0, len(references), batch_sequences)
     for start in progress(starts, "evaluating uncoded"):
         batch = references.read(range(start, min(start + batch_sequences, len(references))))
-        _compare(model, model.blocks, batch, batch, [batch.representation], [total])
+        own = [(model, batch.representation)]
+        _compare(model, model.blocks, batch, batch, own, [total])
     return summarise(total.table(), resamples)
+
+
+def _model_of(decoder: Decoder, model: SplitModel, activations: Activations) -> SplitModel:
+    check_same_model(decoder.meaning, activations, decoder.directory)
+    return model_of_codec(model, decoder.directory, decoder.meaning)
 
 
 def _by_codec(decoders: list[Decoder]) -> list[list[Decoder]]:
@@ -140,17 +155,20 @@ def _compare(
     split: int,
     batch: Batch,
     reference: Batch,
-    decoded: list[Tensor],
+    coded: list[tuple[SplitModel, Tensor]],
     sums: list[Sums],
 ) -> None:
-    """Add every predicted token of a batch to the sums of each decoded representation."""
+    """Add every predicted token of a batch to the sums of each decoded representation.
+
+    `coded` has each with the model that goes on from it; `reference` is the original `model`'s.
+    """
     scored = batch.mask[:, 1:]
     targets = batch.tokens[:, 1:][scored].to(model.device)
     rows = scored.nonzero()[:, 0]
-    finals = [model.final_states(d, split)[:, :-1][scored.to(model.device)] for d in decoded]
-    uncoded = model.final_states(reference.representation, model.blocks)
-    uncoded = uncoded[:, :-1][scored.to(model.device)]
-    for part, (target, *estimates) in logit_chunks(model, uncoded, *finals):
+    kept = scored.to(model.device)
+    finals = [(own, own.final_states(d, split)[:, :-1][kept]) for own, d in coded]
+    uncoded = model.final_states(reference.representation, model.blocks)[:, :-1][kept]
+    for part, (target, *estimates) in logit_chunks((model, uncoded), *finals):
         for estimate, total in zip(estimates, sums, strict=True):
             figures = _figures(estimate, target, targets[part])
             total.add(batch.documents, figures, rows[part])

@@ -7,6 +7,7 @@ and decode. The median of several repeats after one warm-up.
 
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,35 @@ from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
 from splitcodec.codecs.registry import coders_of, load_codec
 from splitcodec.coding.clock import coder_clock
+from splitcodec.evaluation.bitstreams import model_of_codec, representation_of
 from splitcodec.progress import progress
+from splitcodec.settings import changes_front
+from splitcodec.splitting.model import SplitModel
 
 
 @torch.inference_mode()
 def measure_latency(
-    activations: Activations, codecs: list[Path], sequences: int, repeats: int
+    activations: Activations,
+    codecs: list[Path],
+    sequences: int,
+    repeats: int,
+    model: SplitModel | None = None,
 ) -> dict[str, Any]:
-    """Milliseconds a token for every codec and coder, with the hardware they were measured on."""
+    """Milliseconds a token for every codec and coder, with the hardware they were measured on.
+
+    `model` is the original one, needed where the front learned with a codec; its time is no part.
+    """
     batch = activations.read(range(min(sequences, len(activations))))
     points = []
     for directory in progress(codecs, "timing"):
         _, meaning = load_codec(directory)
+        front = changes_front(meaning["mode"])
+        changed = model_of_codec(model, directory, meaning) if front else None
+        sent = replace(batch, representation=representation_of(batch, meaning, changed))
         for coder in coders_of(meaning["codec"]):
             codec, _ = load_codec(directory, coder)
             names = {"codec": meaning["name"], "variant": directory.name, "coder": coder}
-            points.append({**names, **_measure(codec, batch, repeats)})
+            points.append({**names, **_measure(codec, sent, repeats)})
     return {
         "hardware": hardware(),
         "split": activations.metadata["split"],

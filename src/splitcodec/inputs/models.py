@@ -9,7 +9,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from splitcodec.settings import (
     ModelSource,
     PackageSource,
     RandomSource,
+    TrainedSource,
 )
 
 IDENTITY = "splitcodec.json"
@@ -39,14 +41,23 @@ def fetch_model(source: ModelSource, directory: Path) -> None:
     Raises InputError when the source cannot be had, is damaged, or is not a causal language model
     with safetensors (or GGUF) weights and a tokeniser.
     """
+    with model_directory(directory) as made:
+        _fill(made, source, made.with_name("raw"))
+        write_identity(made, source)
+
+
+@contextmanager
+def model_directory(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory, which takes the place of `directory` if the block succeeds."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{directory.name}."
     with tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        _fill(made, source, Path(scratch, "raw"))
-        write_json(made / IDENTITY, _identity(made, source))
-        _replace(directory, made, Path(scratch, "old"))
+        yield made
+        if directory.exists():
+            directory.rename(Path(scratch, "old"))
+        made.rename(directory)
 
 
 def read_identity(directory: Path) -> dict[str, Any]:
@@ -73,6 +84,8 @@ def _fill(directory: Path, source: ModelSource, raw: Path) -> None:
             _adopt(raw, directory, source.repository)
         case FilesSource():
             _adopt(Path(source.path), directory, source.path)
+        case TrainedSource():
+            raise InputError("a model of kind trained is not fetched; make it by pretrain")
 
 
 def _adopt(path: Path, directory: Path, said: str) -> None:
@@ -117,14 +130,16 @@ def _check_tokeniser(directory: Path, said: str) -> None:
         raise InputError(f"{said} has no tokeniser that loads: {reason:.200}") from None
 
 
-def _identity(directory: Path, source: ModelSource) -> dict[str, Any]:
-    return {
+def write_identity(directory: Path, source: ModelSource) -> None:
+    """Say in `splitcodec.json` where the model came from and what its bytes are."""
+    identity = {
         "kind": "model",
         "source": source.model_dump(),
         "weights_sha256": _digest(_glob(directory, _WEIGHTS)),
         "tokeniser_sha256": _digest(_glob(directory, _TOKENISER)),
         "versions": {name: version(name) for name in ("splitcodec", "transformers", "torch")},
     }
+    write_json(directory / IDENTITY, identity)
 
 
 def _glob(directory: Path, patterns: Iterable[str]) -> list[Path]:
@@ -138,10 +153,3 @@ def _digest(files: list[Path]) -> str:
         return sha256_of_file(files[0])
     listing = "".join(f"{sha256_of_file(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _replace(directory: Path, made: Path, old: Path) -> None:
-    """Put `made` in the place of `directory`; `old` takes what was there."""
-    if directory.exists():
-        directory.rename(old)
-    made.rename(directory)

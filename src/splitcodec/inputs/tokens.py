@@ -73,7 +73,7 @@ def tokenise(
     the model cannot read sequences this long; InputError when text or model are missing or damaged.
     """
     file, text = open_table(documents, "text")
-    names = read_columns(documents, file, ["document"])["document"].to_pylist()
+    names = _names(file, documents)
     chosen = _choose(names, partition, rule, others)
     identity = read_identity(model)
     encoder = _Encoder.load(model, sequence_length, start_token)
@@ -104,6 +104,15 @@ def tokenise(
             _write(temporary, rows, with_meaning(SCHEMA, "tokens", meaning))
 
 
+def partition_texts(
+    documents: Path, partition: str, rule: Partition, others: dict[str, Partition]
+) -> Iterator[str]:
+    """The texts of one partition of `documents`, in order of name; errors as in `tokenise`."""
+    file, _ = open_table(documents, "text")
+    chosen = _choose(_names(file, documents), partition, rule, others)
+    return _texts(file, documents, chosen)
+
+
 def share_out(windows: dict[int, int], wanted: int) -> dict[int, int]:
     """How many of its windows each document gives: each one a turn, in the dict's order.
 
@@ -126,6 +135,10 @@ def spread(items: Sequence[int]) -> list[int]:
     same everywhere): neighbours in this order are far apart in `items`.
     """
     return [items[i] for i in sorted(range(len(items)), key=lambda i: i * 2654435769 % 2**32)]
+
+
+def _names(file: pq.ParquetFile, path: Path) -> list[str]:
+    return read_columns(path, file, ["document"])["document"].to_pylist()
 
 
 def _choose(

@@ -31,9 +31,7 @@ class SplitModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.eval()
-        base = model.base_model
-        self._layout = layout_of(base)
-        self._all_blocks: nn.ModuleList = getattr(base, self._layout.blocks)
+        self._layout = layout_of(model.base_model)
 
     @classmethod
     def load(cls, directory: Path, dtype: str = "float32", device: str = "cpu") -> "SplitModel":
@@ -62,9 +60,22 @@ class SplitModel(nn.Module):
         return cls(model.requires_grad_(False).to(device))
 
     @property
+    def _all_blocks(self) -> nn.ModuleList:
+        return getattr(self.model.base_model, self._layout.blocks)
+
+    @property
     def blocks(self) -> int:
         """Number of transformer blocks N; a split at N leaves only final norm and head behind."""
         return len(self._all_blocks)
+
+    @property
+    def norm(self) -> nn.Module:
+        """The normalisation between the last block and the head."""
+        return getattr(self.model.base_model, self._layout.norm)
+
+    def back_blocks(self, split: int) -> list[nn.Module]:
+        """The blocks from `split` on."""
+        return list(self._all_blocks)[split:]
 
     @property
     def channels(self) -> int:

@@ -45,11 +45,11 @@ def compare_logits(reference: Tensor, coded: Tensor) -> LogitComparison:
     return LogitComparison(kl, agreement, reference_normaliser, coded_normaliser)
 
 
-def logit_chunks(model: SplitModel, *finals: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Float32 logits of several final states (tokens, channels), a few tokens at a time."""
-    for start in range(0, len(finals[0]), CHUNK):
+def logit_chunks(*finals: tuple[SplitModel, Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Float32 logits of several models' final states (tokens, channels), a few tokens at a time."""
+    for start in range(0, len(finals[0][1]), CHUNK):
         part = slice(start, start + CHUNK)
-        yield part, [model.head(final[part]).float() for final in finals]
+        yield part, [model.head(final[part]).float() for model, final in finals]
 
 
 class _SummedDivergence(torch.autograd.Function):
@@ -99,6 +99,6 @@ def divergence(
     if coded_final.requires_grad:
         total = _SummedDivergence.apply(coded_final, reference_final, model)
     else:
-        chunks = logit_chunks(model, reference_final, coded_final)
+        chunks = logit_chunks((model, reference_final), (model, coded_final))
         total = sum(compare_logits(*logits).kl.sum() for _, logits in chunks)
     return total / mask.sum()

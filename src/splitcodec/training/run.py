@@ -1,14 +1,16 @@
 """From names and files to a trained codec in its folder."""
 
 import math
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from splitcodec import __version__
 from splitcodec.activations.store import Activations
@@ -17,11 +19,22 @@ from splitcodec.codecs.catalogue import hyperparameters_of, is_baseline
 from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.registry import build_codec
 from splitcodec.errors import InputError, SettingsError
-from splitcodec.files import write_text
-from splitcodec.settings import describe
+from splitcodec.files import sha256_of_file, write_text
+from splitcodec.inputs.tokens import read_tokens
+from splitcodec.settings import Mode, Tuning, changes_front, check_mode, describe
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.fitting import FITTERS, Log, TrainingData
+from splitcodec.training.fitting import FITTERS, TrainingData
+from splitcodec.training.loop import Log, recipe_of
 from splitcodec.training.sensitivity import load_sensitivity
+from splitcodec.training.tuning import (
+    Changes,
+    Learning,
+    from_stores,
+    from_tokens,
+    in_batches,
+    start_end_to_end,
+    tune,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,39 @@ class Recipe:
     rate_weight: float | None
     seed: int
     hyperparameters: Hyperparameters
+    mode: Mode
+    tuning: Tuning
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the model learns."""
+        return self.mode != "frozen"
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether the front learns too."""
+        return changes_front(self.mode)
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """What the table of points will say of it, apart from model and split."""
+        coder = "zstd" if is_baseline(self.codec) else "ans"
+        return {
+            "codec": self.name,
+            "coder": coder,
+            "lambda": self.rate_weight,
+            "seed": self.seed if self.learned else None,
+        }
+
+    @property
+    def learned(self) -> bool:
+        """Whether anything learns."""
+        return self.tuned or not is_baseline(self.codec)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the model takes part in training."""
+        return self.tuned or getattr(self.hyperparameters, "polish_steps", 0) > 0
 
 
 def recipe(
@@ -41,10 +87,13 @@ def recipe(
     seed: int,
     changes: dict[str, Any],
     name: str | None = None,
+    mode: str = "frozen",
+    tuning: dict[str, Any] | None = None,
 ) -> Recipe:
-    """A checked recipe; raises SettingsError for an unknown codec, bad λ or hyper-parameter.
+    """A checked recipe; raises SettingsError for an unknown codec, bad λ, mode or parameter.
 
-    `name` is that of its points and curve, if not the codec's own.
+    `changes` are hyper-parameters and `tuning` is how the model learns, where they differ from the
+    defaults; `name` is that of its points and curve, if not the codec's own.
     """
     if is_baseline(codec):
         if rate_weight is not None:
@@ -55,48 +104,84 @@ def recipe(
         hyperparameters = hyperparameters_of(codec).model_validate(changes)
     except ValidationError as error:
         raise SettingsError(f"hyper-parameters of {codec}: {describe(error)}") from None
-    return Recipe(name or codec, codec, rate_weight, seed, hyperparameters)
+    if tuning and mode == "frozen":
+        raise SettingsError("mode frozen takes no --tune; the model does not learn in it")
+    try:
+        TypeAdapter(Mode).validate_python(mode)
+        how = Tuning.model_validate(tuning or {})
+        check_mode(codec, mode)
+    except ValidationError as error:
+        raise SettingsError(f"mode {mode}: {describe(error)}") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return Recipe(name or codec, codec, rate_weight, seed, hyperparameters, mode, how)
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a learned codec learns from beside the activations, and where it may resume.
+    """What a codec learns from beside the activations, and where it may resume.
 
-    `references` and `validation` are stores; polishing needs all of them and the model.
+    `references` and `validation` are stores, `tokens` is a token file; what is needed depends on
+    the mode.
     """
 
-    sensitivity: Path
     checkpoint: Path
+    sensitivity: Path | None = None
     references: Path | None = None
     validation: Path | None = None
     validation_references: Path | None = None
     model: SplitModel | None = None
+    tokens: Path | None = None
+
+    def need(self, why: str, *names: str, instead: str = "") -> None:
+        """Raise InputError unless all of these are given; `instead` says what else would do."""
+        if missing := [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is None]:
+            raise InputError(f"{why} needs {', '.join(missing)}{instead}")
 
 
-def train(wanted: Recipe, activations: Path, out: Path, material: Material | None = None) -> None:
-    """Fit the codec and write its folder; a baseline needs nothing but the activations' shape."""
+def train(
+    wanted: Recipe,
+    activations: Path,
+    out: Path,
+    material: Material | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Fit the codec and write its folder; a baseline needs nothing but the activations' shape.
+
+    `watch` is called with each entry of the training log as it is made.
+    """
     stored = Activations(activations)
     started = time.monotonic()
-    learned = not is_baseline(wanted.codec)
-    if learned:
-        codec, log = _fit(wanted, stored, material)
+    log, changes = Log(out / "training.jsonl", watch), None
+    if wanted.tuned:
+        codec, changes = _tune(wanted, stored, material, log)
+    elif wanted.learned:
+        codec = _fit(wanted, stored, material, log)
     else:
-        codec, log = build_codec(wanted.codec, stored.channels, {}), Log()
+        codec = build_codec(wanted.codec, stored.channels, {})
+    if not _first_process():
+        return
     meaning = {
         "name": wanted.name,
-        "mode": "frozen" if learned else "none",
+        "mode": wanted.mode if wanted.learned else "none",
         "lambda": wanted.rate_weight,
-        "seed": wanted.seed if learned else None,
+        "seed": wanted.seed if wanted.learned else None,
+        **({"tuning": wanted.tuning.model_dump()} if wanted.tuned else {}),
         **{key: stored.metadata[key] for key in ("model", "model_hash", "split", "data_hash")},
         "train_seconds": round(time.monotonic() - started, 3),
         "versions": {"splitcodec": __version__, "torch": torch.__version__}
         | {name: version(name) for name in ("torch_ans", "transformers")},
     }
-    save_codec(codec, out, meaning)
+    save_codec(codec, out, meaning, changes)
     write_text(out / "training.jsonl", log.text())
+    if material:
+        for checkpoint in (material.checkpoint, _tuning_checkpoint(material)):
+            checkpoint.unlink(missing_ok=True)
 
 
-def _fit(wanted: Recipe, stored: Activations, material: Material) -> tuple[Codec, Log]:
+def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> Codec:
+    """A codec on the frozen model's stored representation."""
+    material.need("a fitted codec", "sensitivity")
     matrix, meaning = load_sensitivity(material.sensitivity)
     split = stored.metadata["split"]
     if meaning["split"] != split or len(matrix) != stored.channels:
@@ -105,30 +190,79 @@ def _fit(wanted: Recipe, stored: Activations, material: Material) -> tuple[Codec
         )
     data = TrainingData(stored, matrix, split, model=material.model)
     if getattr(wanted.hyperparameters, "polish_steps", 0):
-        data.references, data.validation = _polishing_stores(stored, material)
-    fit = FITTERS[wanted.codec]
-    return fit(wanted.hyperparameters, data, wanted.rate_weight, wanted.seed, material.checkpoint)
+        material.need("polishing", *_POLISHING, instead="; or --set polish_steps=0")
+        data.references = _references(stored, material)
+        data.validation = _validation(stored, material)
+    arguments = (data, wanted.rate_weight, wanted.seed, material.checkpoint, log)
+    return FITTERS[wanted.codec](wanted.hyperparameters, *arguments)
 
 
-def _polishing_stores(
-    stored: Activations, material: Material
-) -> tuple[Activations, tuple[Activations, Activations]]:
-    """Training references, and validation store with its references."""
-    needed = {
-        "--model": material.model,
-        "--references": material.references,
-        "--validation": material.validation,
-        "--validation-references": material.validation_references,
-    }
-    if missing := [flag for flag, value in needed.items() if value is None]:
-        raise InputError(f"polishing needs {', '.join(missing)}; or --set polish_steps=0")
-    references, *validation = (
-        Activations(needed[flag])
-        for flag in ("--references", "--validation", "--validation-references")
+def _tune(
+    wanted: Recipe, stored: Activations, material: Material, log: Log
+) -> tuple[Codec, Changes]:
+    """A codec and the model that learned with it."""
+    by_tokens, by_kl = wanted.end_to_end, wanted.tuning.loss == "kl"
+    material.need(f"mode {wanted.mode}", "model", "validation", *(["tokens"] if by_tokens else []))
+    if by_kl:
+        material.need("loss kl", "validation_references", *([] if by_tokens else ["references"]))
+    split, original = stored.metadata["split"], material.model
+    parts = (split, wanted.mode, wanted.tuning, wanted.rate_weight or 0.0, wanted.seed)
+    learning = Learning(original, *parts)
+    validation = Activations(material.validation)
+    validation.check_split(split)
+    references = _validation(stored, material)[1] if by_kl else None
+    held_out = in_batches(from_stores(validation, references, original.device), len(validation))
+    hyperparameters = wanted.hyperparameters.model_dump()
+    if by_tokens:
+        tokens = read_tokens(material.tokens)
+        codec = start_end_to_end(learning, wanted.codec, hyperparameters, tokens)
+        draw, total = from_tokens(tokens, original, by_kl), len(tokens.sequences)
+        source = sha256_of_file(material.tokens)
+    else:
+        fitted = not is_baseline(wanted.codec)
+        codec = _fit(wanted, stored, material, log) if fitted else None
+        codec = codec or build_codec(wanted.codec, stored.channels, hyperparameters)
+        references = _references(stored, material) if by_kl else None
+        draw, total = from_stores(stored, references, original.device), len(stored)
+        source = stored.metadata["data_hash"]
+    recipe = recipe_of(
+        data=[source, stored.metadata["model_hash"], split],
+        codec=[wanted.codec, hyperparameters],
+        mode=wanted.mode,
+        tuning=wanted.tuning.model_dump(),
+        λ=wanted.rate_weight,
+        seed=wanted.seed,
     )
+    checkpoint = _tuning_checkpoint(material)
+    return tune(learning, codec, draw, total, held_out, recipe, checkpoint, log)
+
+
+_POLISHING = ("model", "references", "validation", "validation_references")
+
+
+def _tuning_checkpoint(material: Material) -> Path:
+    """Beside that of the fit, which must not begin again when a killed tuning goes on."""
+    return material.checkpoint.with_name(material.checkpoint.name + ".tuning")
+
+
+def _first_process() -> bool:
+    """Of those of a torchrun: the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _references(stored: Activations, material: Material) -> Activations:
+    """The store of the final representation that goes with the training store."""
+    references = Activations(material.references)
     stored.check_same_data(references)
-    validation[0].check_same_data(validation[1])
-    validation[0].check_split(stored.metadata["split"])
-    for final in (references, validation[1]):
-        final.check_split(material.model.blocks)
-    return references, tuple(validation)
+    references.check_split(material.model.blocks)
+    return references
+
+
+def _validation(stored: Activations, material: Material) -> tuple[Activations, Activations]:
+    """The validation store and its references."""
+    validation = Activations(material.validation)
+    references = Activations(material.validation_references)
+    validation.check_same_data(references)
+    validation.check_split(stored.metadata["split"])
+    references.check_split(material.model.blocks)
+    return validation, references

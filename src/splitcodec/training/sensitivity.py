@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
+from splitcodec.activations.extraction import spread_evenly
 from splitcodec.activations.moments import ordinary_tokens
 from splitcodec.activations.store import Activations
 from splitcodec.errors import InputError
@@ -34,12 +35,11 @@ def measure_sensitivity(
     """
     splits = sorted(activations)
     earliest = activations[splits[0]]
-    count = min(sequences, len(earliest))
-    chosen = [round(i * (len(earliest) - 1) / max(count - 1, 1)) for i in range(count)]
+    chosen = spread_evenly(len(earliest), sequences)
     generator = torch.Generator(model.device).manual_seed(seed)
     totals = {k: torch.zeros(model.channels, model.channels).double() for k in splits}
     tokens = dict.fromkeys(splits, 0)
-    for start in progress(range(0, count, batch), "measuring sensitivity"):
+    for start in progress(range(0, len(chosen), batch), "measuring sensitivity"):
         rows = earliest.read(chosen[start : start + batch])
         states = _states(model, rows.representation, splits)
         loss = _sampled_loss(model.back(states[-1], splits[-1]), rows.mask, generator)

@@ -1,0 +1,321 @@
+"""The training loop of everything that learns by gradients: codecs, models, both together.
+
+A run is a list of phases. It is repeatable: which sequences a step takes and what noise it draws
+follow from seed and step alone, and a checkpoint holds all else, so that a killed run continues to
+the same result. Several processes (torchrun) share a step where a phase's loss does; only the
+first of them writes.
+"""
+
+import json
+import math
+import pickle
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from splitcodec.errors import TrainingError
+from splitcodec.files import atomic_path
+from splitcodec.progress import progress
+
+_CHECKPOINT_SECONDS = 30.0
+_CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
+_RECENT, _BEFORE = 10, 50
+_EXPLODED = 3.0
+
+Figures = dict[str, float]
+
+
+class Log:
+    """Training history: entries in memory, appended to a file of JSON lines as they come.
+
+    `watch` is called with each entry as well.
+    """
+
+    def __init__(
+        self, path: Path | None = None, watch: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._path = path
+        self._watch = watch
+
+    def start(self, entries: list[dict[str, Any]]) -> None:
+        """Begin with what a checkpoint remembers; lines written after it are forgotten.
+
+        Entries of an earlier loop, which a later one's checkpoint has as well, come once.
+        """
+        if len(entries) < len(self.entries):
+            return
+        self.entries = list(entries)
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(self.text(), encoding="utf-8")
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """One more entry."""
+        self.entries.append(entry)
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+        if self._watch:
+            self._watch(entry)
+
+    def move_to(self, path: Path) -> None:
+        """Put the file at its final place."""
+        path.write_text(self.text(), encoding="utf-8")
+        if self._path:
+            self._path.unlink(missing_ok=True)
+
+    def text(self) -> str:
+        """JSON lines."""
+        return "".join(map(_line, self.entries))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of gradient steps with an optimiser of its own.
+
+    `groups` are parameter groups with their peak rates `lr`; `loss(step, batch)` the mean loss of
+    one of a step's `batches`, with figures for the log; `tokens` how many a step sees. With
+    `validate` (figures of which `loss` is the objective) the best validated state is kept, that
+    before the first step included; after `patience` validations without gain the phase ends.
+    """
+
+    name: str
+    steps: int
+    warm_up: int
+    groups: Callable[[], list[dict[str, Any]]]
+    loss: Callable[[int, int], tuple[Tensor, Figures]]
+    tokens: int
+    batches: int = 1
+    gradient_clip: float = 1.0
+    log_every: int = 5
+    validate: Callable[[], Figures] | None = None
+    validate_every: int = 0
+    patience: int = 0
+
+
+@dataclass
+class _Progress:
+    """Where a phase stands, apart from weights and optimiser."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: float = math.inf
+    best_state: dict[str, Tensor] | None = None
+    without_gain: int = 0
+
+
+class Loop:
+    """Runs phases that train the parameters of `module`, with log and checkpoint.
+
+    `recipe` names what is trained: a checkpoint of another is not used. `accelerator` shares the
+    work where the losses were made for it. Raises TrainingError when a loss diverges.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        phases: list[Phase],
+        seed: int,
+        recipe: str,
+        checkpoint: Path,
+        log: Log,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.module = module
+        self.phases = phases
+        self.seed = seed
+        self.recipe = recipe
+        self.checkpoint = checkpoint
+        self.log = log
+        self.accelerator = accelerator or accelerator_for(next(module.parameters()).device)
+        self._saved = time.monotonic()
+        self._save_seconds = 0.0
+
+    def run(self) -> None:
+        """All phases, from the checkpoint or the start; the checkpoint then holds the result."""
+        resumed = self._load()
+        if self.accelerator.is_main_process:
+            self.log.start(resumed.get("log", []))
+        if resumed:
+            self.module.load_state_dict(resumed["module"], strict=False)
+        first = resumed.get("phase", 0)
+        for number in range(first, len(self.phases)):
+            self._run(number, resumed if number == first else {})
+        if first < len(self.phases):
+            self._write({"phase": len(self.phases)})
+        self.module.eval()
+
+    def _run(self, number: int, resumed: dict[str, Any]) -> None:
+        phase = self.phases[number]
+        groups = [group | {"peak": group["lr"]} for group in phase.groups()]
+        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+        state = _Progress(**resumed.get("progress", {}))
+        if "optimiser" in resumed:
+            optimiser.load_state_dict(resumed["optimiser"])
+        else:
+            self._validate(phase, state)
+        self.module.train()
+        timer, timed = time.monotonic(), state.step
+        for step in progress(range(state.step, phase.steps), phase.name):
+            value, figures = self._step(number, step, optimiser)
+            self._check(phase, step, value, state)
+            if step % phase.log_every == 0 or step == phase.steps - 1:
+                now = time.monotonic()
+                speed = (step + 1 - timed) * phase.tokens / max(now - timer, 1e-9)
+                timer, timed = now, step + 1
+                self._note(phase.name, step, loss=value, **figures, tokens_per_second=round(speed))
+            state.step = step + 1
+            last = state.step == phase.steps
+            if last or (phase.validate_every and state.step % phase.validate_every == 0):
+                self._validate(phase, state)
+            if phase.patience and state.without_gain >= phase.patience:
+                break
+            self._save(number, optimiser, state)
+        if state.best_state is not None:
+            self.module.load_state_dict(state.best_state, strict=False)
+        self.module.eval()
+
+    def _step(self, number: int, step: int, optimiser: torch.optim.Optimizer) -> tuple:
+        """One step of the optimiser; its mean loss and figures."""
+        phase = self.phases[number]
+        # Noise is a function of seed and step, so that a resumed run repeats it.
+        torch.manual_seed(hash((self.seed, number, step)) % 2**31 + self.accelerator.process_index)
+        share = _warmed_cosine(step, phase.steps, phase.warm_up)
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * share
+        self.module.zero_grad(set_to_none=True)
+        means: Figures = {}
+        for batch in range(phase.batches):
+            loss, figures = phase.loss(step, batch)
+            self.accelerator.backward(loss / phase.batches)
+            for name, value in ({"loss": loss.item()} | figures).items():
+                means[name] = means.get(name, 0.0) + value / phase.batches
+        learnt = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(learnt, phase.gradient_clip)
+        optimiser.step()
+        if self.accelerator.num_processes > 1:
+            device = self.accelerator.device
+            shared = self.accelerator.reduce(torch.tensor([*means.values()], device=device), "mean")
+            means = dict(zip(means, shared.tolist(), strict=True))
+        return means.pop("loss"), means
+
+    @torch.no_grad()
+    def _validate(self, phase: Phase, state: _Progress) -> None:
+        """Measure, and keep the state if none was better."""
+        if phase.validate is None:
+            return
+        self.module.eval()
+        figures = phase.validate()
+        self.module.train()
+        self._note(f"{phase.name}_validation", state.step, **figures)
+        if figures["loss"] <= state.best:  # never if it is not a number
+            state.best, state.without_gain = figures["loss"], 0
+            state.best_state = {k: v.clone() for k, v in self._learned().items()}
+        else:
+            state.without_gain += 1
+
+    def _note(self, phase: str, step: int, **figures: float) -> None:
+        if self.accelerator.is_main_process:
+            finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+            self.log.add({"phase": phase, "step": step, **finite})
+
+    def _check(self, phase: Phase, step: int, loss: float, state: _Progress) -> None:
+        """Raise TrainingError when the loss is no number, or far above what it has been."""
+        state.losses = [*state.losses, loss][-(_RECENT + _BEFORE) :]
+        recent = statistics.median_low(state.losses[-_RECENT:])
+        before = statistics.median(state.losses[:-_RECENT] or [math.inf])
+        if not math.isfinite(loss):
+            reason = "the loss is not finite"
+        elif len(state.losses) == _RECENT + _BEFORE and recent > _EXPLODED * before:
+            reason = f"the loss has grown to {recent:.3g}"
+        else:
+            return
+        raise TrainingError(
+            f"{phase.name} diverged at step {step} ({reason}, {_said(self.recipe)}): lower its "
+            "learning_rate, or transform_learning_rate, or warm up for longer"
+        )
+
+    def _learned(self) -> dict[str, Tensor]:
+        """The module's state without parameters that never learn."""
+        named = self.module.named_parameters(remove_duplicate=False)
+        fixed = {name for name, parameter in named if not parameter.requires_grad}
+        state = self.module.state_dict()
+        return {name: value for name, value in state.items() if name not in fixed}
+
+    def _save(self, number: int, optimiser: torch.optim.Optimizer, state: _Progress) -> None:
+        wait = max(_CHECKPOINT_SECONDS, self._save_seconds / _CHECKPOINT_SHARE)
+        if time.monotonic() - self._saved >= wait:
+            progress = {name: getattr(state, name) for name in state.__dataclass_fields__}
+            optimised = optimiser.state_dict()
+            self._write({"phase": number, "progress": progress, "optimiser": optimised})
+
+    def _write(self, position: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        started = time.monotonic()
+        own = {"recipe": self.recipe, "module": self._learned(), "log": self.log.entries}
+        with atomic_path(self.checkpoint) as temporary:
+            torch.save(own | position, temporary)
+        self._saved = time.monotonic()
+        self._save_seconds = self._saved - started
+
+    def _load(self) -> dict[str, Any]:
+        """The checkpoint, or nothing when there is none of this recipe."""
+        if not self.checkpoint.is_file():
+            return {}
+        device = self.accelerator.device
+        try:
+            state = torch.load(self.checkpoint, weights_only=True, map_location=device)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise TrainingError(
+                f"checkpoint {self.checkpoint} cannot be read ({type(error).__name__}); "
+                "delete it to train from the start"
+            ) from None
+        return state if state.get("recipe") == self.recipe else {}
+
+
+def accelerator_for(device: torch.device) -> Accelerator:
+    """What knows the other processes of a torchrun, if there are any."""
+    return Accelerator(cpu=device.type == "cpu")
+
+
+def recipe_of(**parts: Any) -> str:
+    """The recipe of a run as one line of JSON."""
+    return json.dumps(parts, sort_keys=True)
+
+
+def _said(recipe: str) -> str:
+    parts = json.loads(recipe)
+    return ", ".join(f"{name} {parts[name]}" for name in ("λ", "seed") if name in parts)
+
+
+def _warmed_cosine(step: int, steps: int, warm_up: int) -> float:
+    """Share of the peak learning rate: linear warm-up, then cosine to a tenth."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, steps - warm_up)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+
+
+def sequences_of_step(total: int, count: int, seed: int, step: int) -> list[int]:
+    """Which of `total` sequences a step takes: `count` of them, each once an epoch."""
+    order = _order(total, seed, step * count // total)
+    start = step * count % total
+    return [order[(start + i) % total] for i in range(count)]
+
+
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator).tolist()

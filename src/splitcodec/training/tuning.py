@@ -1,0 +1,320 @@
+"""Training a model together with its codec, through the rounding.
+
+*back*: the blocks after the split, norm and head learn with a codec that was fitted to the stored
+representation. *end-to-end*: all of the model learns, as published (de Andrade et al. 2026): the
+representation itself is rounded, after a learned gain a channel that is divided out again, and the
+loss is the cross-entropy of the text plus λ · bits a token. In the modes with adapters, low-rank
+factors learn in place of weights.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from splitcodec.activations.moments import ordinary_tokens
+from splitcodec.activations.store import Activations, Batch, mask_of
+from splitcodec.codecs.base import Codec
+from splitcodec.codecs.catalogue import is_baseline
+from splitcodec.codecs.klt import scaled_identity
+from splitcodec.codecs.registry import build_codec
+from splitcodec.codecs.transform import TransformCodec
+from splitcodec.errors import TrainingError
+from splitcodec.inputs.tokens import TokenTable
+from splitcodec.settings import Mode, Tuning, changes_front
+from splitcodec.splitting.changes import back_modules, changes_between, untie_head
+from splitcodec.splitting.model import SplitModel
+from splitcodec.training.adapters import adapter_factors, add_adapters
+from splitcodec.training.fitting import codec_groups, transform_groups
+from splitcodec.training.loop import Figures, Log, Loop, Phase, accelerator_for
+from splitcodec.training.weights import autocast, rows_of_batch, weight_groups
+
+_VALIDATION_BATCH = 8
+_START_SEQUENCES = 32
+
+Changes = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sequences of one batch, padded on the right.
+
+    tokens (batch, tokens), lengths (batch,); representation at the split and final representation
+    of the original model, (batch, tokens, channels) each, where they are needed.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    representation: Tensor | None = None
+    reference: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """(batch, tokens) bool: true where there is a token."""
+        return mask_of(self.lengths, self.tokens.shape[1])
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a model learns: with which codec at which split, what of it, and how.
+
+    `original` is the uncoded model, which stays as it is.
+    """
+
+    original: SplitModel
+    split: int
+    mode: Mode
+    tuning: Tuning
+    rate_weight: float
+    seed: int
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether the front learns too."""
+        return changes_front(self.mode)
+
+    @property
+    def adapters(self) -> bool:
+        """Whether low-rank factors learn in place of weights."""
+        return self.mode.endswith("adapters")
+
+
+class CodedModel(nn.Module):
+    """Model and codec as one module, of which just those parameters need a gradient that learn."""
+
+    def __init__(self, learning: Learning, codec: Codec) -> None:
+        super().__init__()
+        self.learning = learning
+        self.model = _learner(learning)
+        self.codec = codec.to(learning.original.device)
+        self.log_gain: nn.Parameter | None = None
+        if learning.end_to_end and isinstance(codec, TransformCodec):
+            self.log_gain = nn.Parameter(codec.analysis.detach().diagonal().log())
+            codec.analysis.requires_grad_(False)
+            codec.synthesis.requires_grad_(False)
+        self._codec_learns = any(p.requires_grad for p in codec.parameters())
+
+    def train(self, mode: bool = True) -> "CodedModel":
+        """The codec's noise only: dropout stays off."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def forward(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Bits a token and distortion in nats a token."""
+        learning = self.learning
+        with autocast(learning.tuning, sample.tokens.device):
+            representation = (
+                self.model.front(sample.tokens, learning.split)
+                if learning.end_to_end
+                else sample.representation
+            )
+        representation = representation.float()
+        estimate = functional_call(self.codec, self.transforms(), (representation, sample.lengths))
+        rate = estimate.bits.sum() / sample.lengths.sum()
+        decoded = estimate.reconstruction
+        if not self._codec_learns:
+            decoded = representation + (decoded - representation).detach()
+        with autocast(learning.tuning, sample.tokens.device):
+            final = self.model.final_states(decoded, learning.split)
+            return rate, self._distortion(final, sample)
+
+    def transforms(self) -> dict[str, Tensor]:
+        """The codec's matrices where gains stand for them."""
+        if self.log_gain is None:
+            return {}
+        gain = self.log_gain.exp()
+        return {"analysis": torch.diag(gain), "synthesis": torch.diag(1 / gain)}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups with their peak rates."""
+        groups = weight_groups(self.model.parameters(), self.learning.tuning)
+        if self._codec_learns:
+            codec = codec_groups(self.codec)
+            groups += codec
+            if self.log_gain is None:
+                groups += transform_groups(self.codec, self.learning.rate_weight)
+            else:
+                groups.append({"params": [self.log_gain], "lr": codec[-1]["lr"]})
+        return groups
+
+    def result(self) -> tuple[Codec, Changes]:
+        """The codec, ready to code, and what has changed in the model."""
+        with torch.no_grad():
+            for name, matrix in self.transforms().items():
+                getattr(self.codec, name).copy_(matrix)
+        codec = self.codec.cpu()
+        if self._codec_learns:
+            codec.update()
+        if self.learning.adapters:
+            return codec.eval(), adapter_factors(self.model)
+        return codec.eval(), changes_between(self.learning.original, self.model)
+
+    def _distortion(self, final: Tensor, sample: Sample) -> Tensor:
+        if sample.reference is None:
+            scored = sample.mask[:, 1:]
+            logits = self.model.head(final[:, :-1][scored]).float()
+            return functional.cross_entropy(logits, sample.tokens[:, 1:][scored])
+        original, mask = self.learning.original, sample.mask
+        with torch.no_grad():
+            wanted = original.final_states(sample.reference, original.blocks)[mask]
+            wanted = original.head(wanted).float().log_softmax(-1)
+        coded = self.model.head(final[mask]).float().log_softmax(-1)
+        return functional.kl_div(coded, wanted, reduction="batchmean", log_target=True)
+
+
+def _learner(learning: Learning) -> SplitModel:
+    """A copy of the original in float32, of which the part that learns needs gradients."""
+    model, split = copy.deepcopy(learning.original).float(), learning.split
+    if learning.adapters:
+        blocks = model.back_blocks(0 if learning.end_to_end else split)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(learning.seed)
+            add_adapters(model, blocks, learning.tuning.rank)
+        return model
+    if learning.end_to_end:
+        return model.requires_grad_()
+    untie_head(model)
+    for module in back_modules(model, split):
+        module.requires_grad_()
+    return model
+
+
+def start_end_to_end(
+    learning: Learning, name: str, hyperparameters: dict[str, Any], tokens: TokenTable
+) -> Codec:
+    """A codec for end-to-end learning: gains that give each channel the wanted deviation."""
+    original = learning.original
+    if is_baseline(name):
+        return build_codec(name, original.channels, hyperparameters)
+    torch.manual_seed(learning.seed)
+    rows = range(min(_START_SEQUENCES, len(tokens.sequences)))
+    sample = _from_tokens(tokens, list(rows), original.device)
+    with torch.no_grad():
+        values = original.front(sample.tokens, learning.split).float()
+    usable = ordinary_tokens(values, sample.mask)
+    klt = scaled_identity(
+        values[usable].mean(0),
+        values[:, 0].mean(0),
+        values[usable].std(0),
+        learning.tuning.spread,
+    )
+    codec = build_codec(name, original.channels, hyperparameters, kept=original.channels)
+    codec.start_from(klt)
+    return codec
+
+
+def tune(
+    learning: Learning,
+    codec: Codec,
+    draw: Callable[[list[int]], Sample],
+    total: int,
+    validation: list[Sample],
+    recipe: str,
+    checkpoint: Path,
+    log: Log,
+) -> tuple[Codec, Changes]:
+    """Train model and codec on the `total` sequences that `draw` gives by number.
+
+    Raises TrainingError when training diverges, or a step's batches cannot be shared evenly.
+    """
+    settings, coded = learning.tuning, CodedModel(learning, codec)
+    accelerator = accelerator_for(learning.original.device)
+    parallel = accelerator.prepare_model(coded) if accelerator.num_processes > 1 else coded
+    batches, rest = divmod(
+        settings.sequences // settings.batch_sequences, accelerator.num_processes
+    )
+    if rest or not batches:
+        raise TrainingError(
+            f"{settings.sequences // settings.batch_sequences} batches a step cannot be shared by "
+            f"{accelerator.num_processes} processes; change sequences or batch_sequences"
+        )
+
+    def figures(rate: Tensor, distortion: Tensor) -> Figures:
+        return {"bits_per_token": rate.item(), _NAMES[settings.loss]: distortion.item()}
+
+    def loss(step: int, batch: int) -> tuple[Tensor, Figures]:
+        number = accelerator.process_index * batches + batch
+        rows = rows_of_batch(settings, total, learning.seed, step, number)
+        rate, distortion = parallel(draw(rows))
+        grown = min(1.0, (step + 1) / (settings.rate_warm_up_steps + 1))
+        total_loss = distortion + grown * learning.rate_weight * (rate + _penalty(codec))
+        return total_loss, figures(rate, distortion)
+
+    def validate() -> Figures:
+        weights = torch.tensor([float(sample.lengths.sum()) for sample in validation])
+        pairs = torch.tensor([[part.item() for part in coded(sample)] for sample in validation])
+        rate, distortion = weights @ pairs / weights.sum()
+        objective = distortion + learning.rate_weight * rate
+        return {"loss": objective.item(), **figures(rate, distortion)}
+
+    phase = Phase(
+        "tuning",
+        settings.steps,
+        settings.warm_up_steps,
+        coded.groups,
+        loss,
+        tokens=settings.sequences * validation[0].tokens.shape[1],
+        batches=batches,
+        gradient_clip=settings.gradient_clip,
+        validate=validate,
+        validate_every=settings.validate_every,
+        patience=settings.patience,
+    )
+    Loop(coded, [phase], learning.seed, recipe, checkpoint, log, accelerator).run()
+    return coded.result()
+
+
+_NAMES = {"cross-entropy": "cross_entropy", "kl": "kl"}
+
+
+def _penalty(codec: Codec) -> Tensor | float:
+    return codec.penalty() if isinstance(codec, TransformCodec) else 0.0
+
+
+def from_stores(
+    activations: Activations, references: Activations | None, device: torch.device
+) -> Callable[[list[int]], Sample]:
+    """Draws stored sequences, with the original's final representation if it is given."""
+
+    def draw(rows: list[int]) -> Sample:
+        batch: Batch = activations.read(rows).to(device)
+        reference = references.read(rows).representation.to(device) if references else None
+        return Sample(batch.tokens, batch.lengths, batch.representation, reference)
+
+    return draw
+
+
+def from_tokens(
+    tokens: TokenTable, original: SplitModel, reference: bool
+) -> Callable[[list[int]], Sample]:
+    """Draws token sequences, with the original's final representation if it is wanted."""
+
+    def draw(rows: list[int]) -> Sample:
+        sample = _from_tokens(tokens, rows, original.device)
+        if not reference:
+            return sample
+        with torch.no_grad():
+            final = original.front(sample.tokens, original.blocks)
+        return Sample(sample.tokens, sample.lengths, reference=final)
+
+    return draw
+
+
+def _from_tokens(tokens: TokenTable, rows: list[int], device: torch.device) -> Sample:
+    sequences = [torch.from_numpy(tokens.sequences[row]) for row in rows]
+    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
+    padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+    return Sample(padded.to(device), lengths)
+
+
+def in_batches(draw: Callable[[list[int]], Sample], total: int) -> list[Sample]:
+    """All sequences in order, for validation."""
+    starts = range(0, total, _VALIDATION_BATCH)
+    return [draw(list(range(i, min(i + _VALIDATION_BATCH, total)))) for i in starts]

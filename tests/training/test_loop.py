@@ -1,0 +1,169 @@
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from small_world import one_line
+from splitcodec.errors import TrainingError
+from splitcodec.training import loop
+from splitcodec.training.loop import Log, Loop, Phase, recipe_of, sequences_of_step
+
+TARGET = torch.linspace(-1, 1, 6)
+
+
+class Killed(BaseException):
+    """What a killed process would do: nothing below may catch it."""
+
+
+class Line(nn.Module):
+    """Learns a vector from noisy samples of it; `fixed` never learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(6))
+        self.fixed = nn.Parameter(torch.ones(6), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def loss(self, step, batch):
+        self.seen += 1
+        noise = 0.1 * torch.randn(6)
+        value = (self.weight - TARGET + noise).square().mean()
+        return value, {"batch": float(batch)}
+
+    def validate(self):
+        return {"loss": (self.weight - TARGET).square().mean().item()}
+
+
+def phase(line, name="learn", steps=40, **changes):
+    known = dict(warm_up=4, tokens=10, batches=2, validate=line.validate, validate_every=10)
+    groups = lambda: [{"params": [line.weight], "lr": 0.1, "weight_decay": 0.01}]  # noqa: E731
+    return Phase(name, steps, groups=groups, **known | {"loss": line.loss} | changes)
+
+
+def run(folder, line=None, phases=None, seed=0, **changes):
+    """The trained module, and its log as entries without speed."""
+    line = line or Line()
+    log = Log(folder / "training.jsonl")
+    phases = phases or [phase(line, **changes), phase(line, "again", steps=10, **changes)]
+    Loop(line, phases, seed, recipe_of(λ=0.5, seed=seed), folder / "checkpoint", log).run()
+    return line, timeless(log.entries)
+
+
+def timeless(entries):
+    return [{k: v for k, v in entry.items() if k != "tokens_per_second"} for entry in entries]
+
+
+def on_disk(folder):
+    lines = (folder / "training.jsonl").read_text().splitlines()
+    return timeless([json.loads(line) for line in lines])
+
+
+def test_it_learns_and_keeps_the_best_validated_state(tmp_path):
+    line, entries = run(tmp_path, seed=1)
+    validated = [e["loss"] for e in entries if e["phase"] == "again_validation"]
+    assert line.validate()["loss"] == min(validated) < 0.01
+    assert torch.equal(line.fixed, torch.ones(6))
+
+
+def test_the_log_grows_as_it_goes_and_is_watched(tmp_path):
+    watched = []
+    log = Log(tmp_path / "training.jsonl", watched.append)
+    line = Line()
+    Loop(line, [phase(line)], 0, recipe_of(), tmp_path / "checkpoint", log).run()
+    assert watched == log.entries
+    assert log.text() == (tmp_path / "training.jsonl").read_text()
+    assert {"loss", "batch", "tokens_per_second"} <= log.entries[1].keys()
+    assert log.entries[1]["batch"] == 0.5, "a figure is the mean over a step's batches"
+
+
+@pytest.mark.parametrize("at", [("learn", 7), ("learn", 30), ("again", 3)])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, at):
+    (tmp_path / "a").mkdir()
+    expected, entries = run(tmp_path / "a")
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_CHECKPOINT_SHARE", math.inf)
+    line = Line()
+
+    def until(name):
+        def loss(step, batch):
+            if (name, step) == at:
+                raise Killed
+            return line.loss(step, batch)
+
+        return loss
+
+    phases = [phase(line, loss=until("learn"))]
+    phases.append(phase(line, "again", steps=10, loss=until("again")))
+    with pytest.raises(Killed):
+        run(tmp_path, line, phases)
+    with (tmp_path / "training.jsonl").open("a") as file:
+        file.write('{"phase": "learn", "step": 999}\n')
+    torch.manual_seed(99)
+    resumed, again = run(tmp_path)
+    assert resumed.seen == expected.seen, "it began again"
+    assert torch.equal(resumed.weight, expected.weight)
+    assert again == entries == on_disk(tmp_path)
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+    first, entries = run(tmp_path)
+    again, same = run(tmp_path)
+    assert again.seen == first.seen, "it began again"
+    assert torch.equal(again.weight, first.weight)
+    assert same == entries
+
+
+def test_a_checkpoint_of_another_recipe_is_not_used(tmp_path):
+    (tmp_path / "a").mkdir()
+    expected, _ = run(tmp_path / "a", seed=3)
+    run(tmp_path, seed=0)
+    assert torch.equal(run(tmp_path, seed=3)[0].weight, expected.weight)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    for damage in (b"", b"garbage" * 50, b"PK\x03\x04" + b"\x00" * 100):
+        checkpoint.write_bytes(damage)
+        with pytest.raises(TrainingError, match=r"checkpoint.*cannot be read.*delete it") as caught:
+            run(tmp_path)
+        assert one_line(caught.value)
+
+
+def test_it_ends_when_validation_no_longer_gains(tmp_path):
+    line = Line()
+    objectives = iter([5.0, 4.0, 3.0, 3.5, 3.1, 2.0])
+    found = {}
+
+    def validate():
+        value = next(objectives)
+        found[value] = line.weight.detach().clone()
+        return {"loss": value}
+
+    stopped = phase(line, steps=100, validate=validate, validate_every=5, patience=2)
+    _, entries = run(tmp_path, line, [stopped])
+    assert [e["step"] for e in entries if e["phase"] == "learn_validation"] == [0, 5, 10, 15, 20]
+    assert torch.equal(line.weight, found[3.0])
+
+
+@pytest.mark.parametrize("late, said", [(math.nan, "not finite"), (50.0, "has grown to 50")])
+def test_divergence_is_an_error(tmp_path, late, said):
+    line = Line()
+
+    def loss(step, batch):
+        value, figures = line.loss(step, batch)
+        return value * 0 + (1.0 if step < 60 else late), figures
+
+    with pytest.raises(TrainingError, match=rf"learn diverged at step 6\d .*{said}") as caught:
+        run(tmp_path, line, [phase(line, steps=200, loss=loss)])
+    assert one_line(caught.value)
+    assert "λ 0.5, seed 0" in str(caught.value)
+
+
+def test_a_step_takes_each_sequence_once_an_epoch():
+    steps = [sequences_of_step(12, 4, seed=1, step=step) for step in range(6)]
+    for epoch in (steps[:3], steps[3:]):
+        assert sorted(row for rows in epoch for row in rows) == list(range(12))
+    assert steps[:3] != steps[3:]
+    assert steps[0] != sequences_of_step(12, 4, seed=2, step=0)
