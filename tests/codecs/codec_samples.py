@@ -59,8 +59,6 @@ def fitted_conditional(
     with torch.no_grad():
         for parameter in codec.prediction[-1].parameters():
             parameter.normal_(0, 0.05)
-        if name == "direct-access":
-            codec.regression.weight.normal_(0, 0.05)
         if codec.side_analysis:
             codec.side_analysis[-1].weight.mul_(4)
     codec.update()

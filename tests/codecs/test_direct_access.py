@@ -27,7 +27,7 @@ def persistent(sequences, tokens, seed=0):
 def test_it_starts_with_the_rate_of_the_klt_where_there_are_no_side_values(data):
     codec = fitted_direct_access(side_channels=0)
     with torch.no_grad():
-        for parameter in [*codec.prediction[-1].parameters(), codec.regression.weight]:
+        for parameter in codec.prediction[-1].parameters():
             parameter.zero_()
         expected, found = fitted_klt()(*data), codec(*data)
     torch.testing.assert_close(found.reconstruction, expected.reconstruction)
@@ -58,7 +58,6 @@ def test_training_and_coding_see_the_same_where_symbols_need_no_mean(data):
     with torch.no_grad():
         codec.prediction[-1].bias[: codec.kept] = 0
         codec.prediction[-1].weight[: codec.kept] = 0
-        codec.regression.weight[: codec.kept] = 0
         latent = codec.latent(data[0])
         stepwise = codec.predict(latent, latent[..., :0])
         codec.train()
@@ -70,8 +69,7 @@ def test_it_learns_what_earlier_tokens_tell():
     torch.manual_seed(0)
     codec = fitted_direct_access(side_channels=0, layers=1, width=32).train()
     lengths = torch.full((8,), 64)
-    learnt = [*codec.prediction.parameters(), codec.regression.weight]
-    networks = torch.optim.Adam(learnt, lr=5e-3)
+    networks = torch.optim.Adam(codec.prediction.parameters(), lr=5e-3)
     for step in range(60):
         loss = codec(persistent(8, 64, seed=step), lengths).bits.mean()
         networks.zero_grad()
