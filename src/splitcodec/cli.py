@@ -280,7 +280,10 @@ def baselines(
 
 CodecDirectory = Annotated[Path, typer.Option("--codec", help="directory made by train")]
 OriginalModel = Annotated[
-    Path | None, typer.Option("--model", help="model directory, if the front learned with a codec")
+    Path | None,
+    typer.Option(
+        "--model", help="model directory, if a codec sends token ids or learned with the front"
+    ),
 ]
 Store = Annotated[Path, typer.Option(help="activation store")]
 
@@ -314,11 +317,15 @@ def decode(
     codec: CodecDirectory,
     activations: Annotated[Path, typer.Option(help="original store, for the tokens")],
     out: Out,
+    model: OriginalModel = None,
+    model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
     """Decode a container file into a store."""
     from splitcodec.evaluation.bitstreams import decode_to_store
+    from splitcodec.inputs.tables import read_meaning
 
-    decode_to_store(bitstream, codec, activations, out)
+    loaded = _load_model(model, model_dtype, read_meaning(activations)) if model else None
+    decode_to_store(bitstream, codec, activations, out, loaded)
 
 
 @app.command()

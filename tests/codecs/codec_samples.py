@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from small_world import gaussian_covariance
-from splitcodec.activations.moments import Moments
+from splitcodec.activations.moments import Moments, Sample
 from splitcodec.codecs.catalogue import hyperparameters_of
 from splitcodec.codecs.conditional import ConditionalCodec
 from splitcodec.codecs.direct_access import DirectAccess
@@ -33,7 +33,7 @@ def representations(batch: int, tokens: int, seed: int = 0) -> torch.Tensor:
 
 def fitted_klt(rate_weight: float = RATE_WEIGHT) -> Klt:
     moments = Moments(MEAN, FIRST_MEAN, COVARIANCE, tokens=4096, sinks=0)
-    sample = representations(1, 4097)[0, 1:]
+    sample = Sample(representations(1, 4097)[0, 1:])
     return fit_klt(KltHyperparameters(), moments, SENSITIVITY, sample, rate_weight).eval()
 
 

@@ -18,6 +18,9 @@ MODELS = {model.name: model for model in SETTINGS.models}
 CODECS = {codec.name: codec for codec in SETTINGS.codecs}
 TUNED = [codec.name for codec in SETTINGS.codecs if codec.mode != "frozen"]
 END_TO_END = [codec.name for codec in SETTINGS.codecs if changes_front(codec.mode)]
+NEEDING_MODEL = END_TO_END + [
+    codec.name for codec in SETTINGS.codecs if codec.set.get("tokens")
+]
 TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet"
 CODEC_FILES = ["codec.safetensors", "codec.json", "training.jsonl"]
 
@@ -119,11 +122,12 @@ def codec_files(wildcards):
 
 
 def original_model(codecs):
-    """An input function: the model, if the front learned with one of `codecs`."""
+    """An input function: the model, if the front learned with one of `codecs`, or one of them
+    sends token ids."""
 
     def path(wildcards):
         chosen = codecs or [wildcards.codec]
-        needed = any(codec in END_TO_END for codec in chosen)
+        needed = any(codec in NEEDING_MODEL for codec in chosen)
         return f"data/models/{wildcards.model}" if needed else []
 
     return path

@@ -18,9 +18,9 @@ class ContextMoments:
     """Second moments of tokens' contexts, float64.
 
     covariance (regressors, regressors); cross (channels, regressors) with the token's deviation;
-    row_mean (channels,) of the head's rows of these tokens, rows (channels, channels) their covariance
-    over the vocabulary, if token ids count. Regressors: first the deviation of the token
-    before, if `history`, then the head's row of the token at hand, if token ids count.
+    row_mean (channels,) of the head's rows of these tokens, rows (channels, channels) their
+    covariance over the vocabulary. Regressors: first the deviation of the token before, if
+    `history`, then the head's row of the token at hand, if token ids count.
     """
 
     covariance: Tensor

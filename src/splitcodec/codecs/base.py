@@ -1,7 +1,8 @@
 """The face of every codec: differentiable estimate, compress, decompress; and its folder on disk.
 
-Shapes: representation (batch, tokens, channels) float32, lengths (batch,) int64; one stream a
-sequence. What lies beyond a sequence's length is ignored and reconstructed as zero.
+Shapes: representation (batch, tokens, channels) float32, lengths (batch,) int64, token ids
+(batch, tokens) int64, which codecs ignore that do not send them; one stream a sequence. What lies
+beyond a sequence's length is ignored and reconstructed as zero.
 """
 
 import hashlib
@@ -46,11 +47,23 @@ class Codec(nn.Module):
         self.channels = channels
         self.hyperparameters = hyperparameters
 
-    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
+    def attach(self, embedding: Tensor) -> None:
+        """Give the codec the head's weights (vocabulary, channels); most need none."""
+
+    @property
+    def sends_tokens(self) -> bool:
+        """Whether token ids are sent too; then the codec needs them and the head's weights."""
+        return False
+
+    def forward(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> Estimate:
         """Reconstruction and estimated rate, differentiable where the codec learns."""
         raise NotImplementedError
 
-    def compress(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
+    def compress(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> list[bytes]:
         """One stream a sequence."""
         raise NotImplementedError
 

@@ -52,8 +52,8 @@ class ConditionalCodec(TransformCodec):
         super().__init__(name, channels, hyperparameters, kept, vocabulary)
         size = hyperparameters
         side, inner = size.side_channels, (size.width, size.layers, size.heads)
-        self.analysis.requires_grad_()
-        self.synthesis.requires_grad_()
+        for matrix in self.linear_maps():
+            matrix.requires_grad_()
         self.log_scale = nn.Parameter(torch.zeros(kept))
         self.side_analysis = CausalNetwork(kept, side, *inner) if side else None
         self.prediction = CausalNetwork(context + side, 2 * kept, *inner, zero=True)

@@ -38,16 +38,21 @@ class DirectAccess(ConditionalCodec):
         super().__init__(name, channels, hyperparameters, kept, vocabulary, context=kept)
         self.history = None
         if hyperparameters.history:
-            self.history = nn.Parameter(torch.zeros(channels, channels), requires_grad=False)
+            self.history = nn.Parameter(torch.zeros(channels, channels))
             self.register_buffer("sink_energy", torch.tensor(torch.inf))
 
     def start_from(self, klt: Klt) -> None:
         """Also the linear prediction of the closed form."""
         super().start_from(klt)
-        if self.history is not None:
+        if klt.history is not None:
             with torch.no_grad():
                 self.history.copy_(klt.history)
                 self.sink_energy.copy_(klt.sink_energy)
+
+    def linear_maps(self) -> list[nn.Parameter]:
+        """Also that of history, once it is there."""
+        history = getattr(self, "history", None)
+        return [*super().linear_maps(), *([] if history is None else [history])]
 
     def predict(
         self, deviation: Tensor, offsets: Tensor, latent: Tensor, side: Tensor

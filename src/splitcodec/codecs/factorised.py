@@ -28,8 +28,8 @@ class Factorised(ChannelwiseCodec):
         vocabulary: int = 0,
     ) -> None:
         super().__init__(name, channels, hyperparameters, kept, vocabulary)
-        self.analysis.requires_grad_()
-        self.synthesis.requires_grad_()
+        for matrix in self.linear_maps():
+            matrix.requires_grad_()
         self.latent_density = CHANNELWISE[hyperparameters.density](kept)
         self.update()
 

@@ -31,6 +31,9 @@ class Klt(ChannelwiseCodec):
     """u = A (y − μ) rounded, each channel under a zero-mean Gaussian of fixed scale."""
 
     hyperparameters: KltHyperparameters
+    history: Tensor | None = None
+    """What the token before tells of a token, for a codec that starts from this one."""
+    sink_energy: Tensor
 
     def __init__(
         self,

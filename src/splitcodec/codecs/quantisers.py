@@ -61,7 +61,9 @@ class _Baseline(Codec):
 
     coder = "raw"
 
-    def compress(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
+    def compress(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> list[bytes]:
         """One stream a sequence."""
         pairs = zip(representation, lengths.tolist(), strict=True)
         packed = [self._to_bytes(row[:length].cpu()) for row, length in pairs]
@@ -99,7 +101,9 @@ class _Baseline(Codec):
 class HalfPrecision(_Baseline):
     """fp16, as a cluster sends it today; low bytes before high bytes."""
 
-    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
+    def forward(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> Estimate:
         """16 bits a channel."""
         mask = mask_of(lengths, representation.shape[1])
         rounded = _half(representation).float() * mask[..., None]
@@ -125,7 +129,9 @@ class IntegerQuantiser(_Baseline):
         self.groups = -(-channels // self.group)
         self.highest = 2 ** (self.bits - 1) - 1
 
-    def forward(self, representation: Tensor, lengths: Tensor) -> Estimate:
+    def forward(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> Estimate:
         """b bits a channel and 16 a scale, as `raw` sends them."""
         mask = mask_of(lengths, representation.shape[1])
         levels, scales = self._quantise(representation)

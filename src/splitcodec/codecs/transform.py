@@ -72,9 +72,14 @@ class TransformCodec(Codec):
             self.register_buffer("row_mean", torch.zeros(channels))
         self._embedding: Tensor | None = None
 
+    @property
+    def sends_tokens(self) -> bool:
+        """See Codec."""
+        return self.token_density is not None
+
     def attach(self, embedding: Tensor) -> None:
-        """Give the codec the head's weights (vocabulary, channels), if it needs them."""
-        if self.token_density:
+        """See Codec; raises InputError for the head of another model."""
+        if self.sends_tokens:
             if embedding.shape != (len(self.token_density.counts), self.channels):
                 raise InputError(f"the head is {tuple(embedding.shape)}, not of the codec's model")
             self._embedding = embedding
@@ -87,7 +92,7 @@ class TransformCodec(Codec):
         mask = mask_of(lengths, representation.shape[1])
         means, offsets = self.means(tokens, representation.shape[1])
         deviation, bits = self.estimate(representation - means, offsets)
-        if self.token_density:
+        if self.sends_tokens:
             bits = bits + self.token_density.bits(tokens, self.tables("token"))
         return Estimate((deviation + means) * mask[..., None], bits * mask)
 
@@ -99,7 +104,7 @@ class TransformCodec(Codec):
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
         means, offsets = self.means(tokens, representation.shape[1])
         streams, symbols = self.encode(representation - means, offsets, mask)
-        if self.token_density:
+        if self.sends_tokens:
             streams = map(join, self._encode_tokens(tokens, mask[..., 0]), streams)
             symbols = [tokens.to(torch.int32), *symbols]
         return [seal(*row) for row in zip(streams, *trim(lengths, *symbols), strict=True)]
@@ -110,12 +115,12 @@ class TransformCodec(Codec):
         mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
         bodies, checksums = unseal(streams)
         tokens = None
-        if self.token_density:
+        if self.sends_tokens:
             ids, bodies = map(list, zip(*map(split, bodies), strict=True))
             tokens = self._decode_tokens(ids, mask[..., 0])
         means, offsets = self.means(tokens, mask.shape[1])
         deviation, symbols = self.decode(bodies, offsets, mask)
-        if self.token_density:
+        if self.sends_tokens:
             symbols = [tokens.to(torch.int32), *symbols]
         checksums.check(*trim(lengths, *symbols))
         return (deviation + means) * mask
@@ -177,6 +182,11 @@ class TransformCodec(Codec):
         """The parameters of the densities, which learn faster than networks."""
         return [p for density in self.densities().values() for p in density.parameters()]
 
+    def linear_maps(self) -> list[nn.Parameter]:
+        """The matrices that the closed form knows, which learn slowly."""
+        token_map = [] if self.token_map is None else [self.token_map]
+        return [self.analysis, self.synthesis, *token_map]
+
     def penalty(self) -> Tensor:
         """What the densities add to the training loss."""
         return sum(density.penalty() for density in self.densities().values())
@@ -186,7 +196,7 @@ class TransformCodec(Codec):
         with torch.no_grad():
             for name in ("mean", "first_mean", "analysis", "synthesis", "gain"):
                 getattr(self, name).copy_(getattr(klt, name))
-            if self.token_density:
+            if self.sends_tokens:
                 self.token_map.copy_(klt.token_map)
                 self.row_mean.copy_(klt.row_mean)
                 self.token_density.counts.copy_(klt.token_density.counts)

@@ -59,7 +59,8 @@ def encode(
 ) -> None:
     """Encode every sequence of a store into one container file.
 
-    `model` is the original one, needed where the front learned with the codec.
+    `model` is the original one, needed where the front learned with the codec or the codec sends
+    token ids.
     """
     codec, meaning = load_codec(codec_directory, coder)
     if activations.channels != codec.channels:
@@ -72,14 +73,17 @@ def encode(
             f"{codec_directory} was made for split {meaning['split']}, {activations.path} is split "
             f"{activations.metadata['split']}"
         )
-    if front := changes_front(meaning["mode"]):
+    if model:
         check_same_model(meaning, activations, codec_directory)
+        codec.attach(model.embedding)
+    front = changes_front(meaning["mode"])
     model = model_of_codec(model, codec_directory, meaning) if front else None
     payloads: list[bytes] = []
     starts = range(0, len(activations), _BATCH)
     for start in progress(starts, f"encoding {meaning['name']}"):
         batch = activations.read(range(start, min(start + _BATCH, len(activations))))
-        payloads += codec.compress(representation_of(batch, meaning, model), batch.lengths)
+        sent = representation_of(batch, meaning, model)
+        payloads += codec.compress(sent, batch.lengths, batch.tokens)
     header = {
         "codec": codec.name,
         "codec_hash": meaning["hash"],
@@ -93,7 +97,9 @@ def encode(
 class Decoder:
     """A container with the codec that made it."""
 
-    def __init__(self, bitstream: Path, codec_directories: list[Path]) -> None:
+    def __init__(
+        self, bitstream: Path, codec_directories: list[Path], model: SplitModel | None = None
+    ) -> None:
         self.container: Container = read_container(bitstream)
         self.size = bitstream.stat().st_size
         header = self.container.header
@@ -101,6 +107,8 @@ class Decoder:
             codec, meaning = load_codec(directory, None)
             if meaning["hash"] == header["codec_hash"]:
                 codec.coder = header["coder"]
+                if model:
+                    codec.attach(model.embedding)
                 self.codec, self.meaning, self.directory = codec, meaning, directory
                 return
         raise BitstreamError(
@@ -130,9 +138,18 @@ class Decoder:
             )
 
 
-def decode_to_store(bitstream: Path, codec_directory: Path, tokens_from: Path, out: Path) -> None:
-    """Decode a container into an activation store of float32; tokens come from `tokens_from`."""
-    decoder = Decoder(bitstream, [codec_directory])
+def decode_to_store(
+    bitstream: Path,
+    codec_directory: Path,
+    tokens_from: Path,
+    out: Path,
+    model: SplitModel | None = None,
+) -> None:
+    """Decode a container into an activation store of float32; tokens come from `tokens_from`.
+
+    `model` is the original one, needed where the codec sends token ids.
+    """
+    decoder = Decoder(bitstream, [codec_directory], model)
     original = Activations(tokens_from)
     decoder.check_same_data(original)
     meaning = {**original.metadata, "decoded_from": bitstream.name}

@@ -90,7 +90,7 @@ def evaluate(
     """
     activations.check_same_data(references)
     references.check_split(model.blocks)
-    groups = _by_codec([Decoder(path, codecs) for path in bitstreams])
+    groups = _by_codec([Decoder(path, codecs, model) for path in bitstreams])
     for decoder in (d for group in groups for d in group):
         decoder.check_same_data(activations)
     models = [_model_of(group[0], model, activations) for group in groups]
@@ -104,7 +104,7 @@ def evaluate(
         decoded = [_decode_alike(group, rows) for group in groups]
         for i, (group, changed) in enumerate(zip(groups, models, strict=True)):
             sent = representation_of(batch, group[0].meaning, changed)
-            bits[i] += float(group[0].codec(sent, batch.lengths).bits.sum())
+            bits[i] += float(group[0].codec(sent, batch.lengths, batch.tokens).bits.sum())
         coded = list(zip(models, decoded, strict=True))
         _compare(model, split, batch, reference, coded, sums)
     return [

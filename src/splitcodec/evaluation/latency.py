@@ -34,7 +34,8 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Milliseconds a token for every codec and coder, with the hardware they were measured on.
 
-    `model` is the original one, needed where the front learned with a codec; its time is no part.
+    `model` is the original one, needed where the front learned with a codec or
+    a codec sends token ids; its time is no part.
     """
     batch = activations.read(range(min(sequences, len(activations))))
     points = []
@@ -45,6 +46,8 @@ def measure_latency(
         sent = replace(batch, representation=representation_of(batch, meaning, changed))
         for coder in coders_of(meaning["codec"]):
             codec, _ = load_codec(directory, coder)
+            if model:
+                codec.attach(model.embedding)
             names = {"codec": meaning["name"], "variant": directory.name, "coder": coder}
             points.append({**names, **_measure(codec, sent, repeats)})
     return {
@@ -74,7 +77,7 @@ def _run(codec: Codec, batch: Batch) -> tuple[float, float, float]:
     """Seconds to encode, to decode, and in the coder, of one batch."""
     coder_clock.reset()
     start = time.perf_counter()
-    streams = codec.compress(batch.representation, batch.lengths)
+    streams = codec.compress(batch.representation, batch.lengths, batch.tokens)
     middle = time.perf_counter()
     codec.decompress(streams, batch.lengths)
     end = time.perf_counter()

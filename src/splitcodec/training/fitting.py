@@ -75,11 +75,20 @@ def fit_from_klt(
     """A codec started from the KLT; resumes from `checkpoint` if it is there."""
     torch.manual_seed(seed)
     klt = fit_closed_form(hyperparameters, data, rate_weight, seed)
-    codec = build_codec(name, klt.channels, hyperparameters.model_dump(), kept=klt.kept)
-    codec.start_from(klt)
+    codec = start(name, hyperparameters, klt)
+    if codec.sends_tokens:
+        codec.attach(data.model.embedding)
     Fitting(codec, hyperparameters, data, rate_weight, seed).run(checkpoint, log)
     codec.cpu().update()
     return codec.eval()
+
+
+def start(name: str, hyperparameters: KltHyperparameters, klt: Klt) -> TransformCodec:
+    """A codec that has learnt nothing beyond the closed form."""
+    shape = Klt.shape_of_state(klt.state_dict())
+    codec = build_codec(name, klt.channels, hyperparameters.model_dump(), **shape)
+    codec.start_from(klt)
+    return codec
 
 
 def fit_klt_codec(
@@ -151,7 +160,7 @@ class Fitting:
 
     def _rate_loss(self, step: int, _: int) -> tuple[Tensor, Figures]:
         batch = self._batch(step, self.settings.batch_tokens, self.data.activations)
-        estimate = self.codec(batch.representation, batch.lengths)
+        estimate = self.codec(batch.representation, batch.lengths, batch.tokens)
         rate = estimate.bits.sum() / batch.lengths.sum()
         return rate + self.codec.penalty(), {"bits_per_token": rate.item()}
 
@@ -178,7 +187,7 @@ class Fitting:
     def _rate_and_distortion(self, batch: Batch, reference: Batch) -> tuple[Tensor, Tensor]:
         """Bits a token and divergence in nats a token, differentiable."""
         batch = batch.to(self.data.device)
-        estimate = self.codec(batch.representation, batch.lengths)
+        estimate = self.codec(batch.representation, batch.lengths, batch.tokens)
         rate = estimate.bits.sum() / batch.lengths.sum()
         distortion = divergence(
             self.data.model,
@@ -199,7 +208,7 @@ class Fitting:
 def codec_groups(codec: TransformCodec) -> list[dict[str, Any]]:
     """Networks and priors of a codec, with their peak rates."""
     priors = codec.priors()
-    known = {id(parameter) for parameter in [*priors, codec.analysis, codec.synthesis]}
+    known = {id(parameter) for parameter in [*priors, *codec.linear_maps()]}
     networks = [parameter for parameter in codec.parameters() if id(parameter) not in known]
     rate = codec.hyperparameters.learning_rate
     return [{"params": networks, "lr": rate}, {"params": priors, "lr": 5 * rate}]
@@ -214,7 +223,8 @@ def transform_groups(codec: TransformCodec, rate_weight: float) -> list[dict[str
     relative = codec.hyperparameters.transform_learning_rate * math.sqrt(rate_weight)
     return [
         {"params": [matrix], "lr": relative * float(matrix.detach().square().mean().sqrt())}
-        for matrix in (codec.analysis, codec.synthesis)
+        for matrix in codec.linear_maps()
+        if matrix.requires_grad
     ]
 
 

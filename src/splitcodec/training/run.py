@@ -78,7 +78,8 @@ class Recipe:
     @property
     def needs_model(self) -> bool:
         """Whether the model takes part in training."""
-        return self.tuned or getattr(self.hyperparameters, "polish_steps", 0) > 0
+        sends_tokens = getattr(self.hyperparameters, "tokens", False)
+        return self.tuned or sends_tokens or getattr(self.hyperparameters, "polish_steps", 0) > 0
 
 
 def recipe(
@@ -188,6 +189,8 @@ def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> C
         raise InputError(
             f"{material.sensitivity} is of split {meaning['split']}, {stored.path} of {split}"
         )
+    if getattr(wanted.hyperparameters, "tokens", False):
+        material.need("a codec that sends token ids", "model")
     data = TrainingData(stored, matrix, split, model=material.model)
     if getattr(wanted.hyperparameters, "polish_steps", 0):
         material.need("polishing", *_POLISHING, instead="; or --set polish_steps=0")

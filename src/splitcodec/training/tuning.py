@@ -116,7 +116,9 @@ class CodedModel(nn.Module):
                 else sample.representation
             )
         representation = representation.float()
-        estimate = functional_call(self.codec, self.transforms(), (representation, sample.lengths))
+        estimate = functional_call(
+            self.codec, self.transforms(), (representation, sample.lengths, sample.tokens)
+        )
         rate = estimate.bits.sum() / sample.lengths.sum()
         decoded = estimate.reconstruction
         if not self._codec_learns:
