@@ -88,6 +88,7 @@ def start(name: str, hyperparameters: KltHyperparameters, klt: Klt) -> Transform
     shape = Klt.shape_of_state(klt.state_dict())
     codec = build_codec(name, klt.channels, hyperparameters.model_dump(), **shape)
     codec.start_from(klt)
+    codec.update()
     return codec
 
 
