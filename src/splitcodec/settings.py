@@ -251,6 +251,9 @@ class Codec(Strict):
     lambdas: Annotated[list[PositiveFloat], Different] = Field(
         [], description="λ: nats a token that one bit a token is worth; none for fp16 and integers"
     )
+    seeds: Annotated[list[NonNegativeInt], Different] = Field(
+        [], description="of this codec alone; the experiment's if left out"
+    )
     set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")
     tuning: Tuning = Field(Tuning(), description="how the model learns; nothing in mode frozen")
 

@@ -87,7 +87,8 @@ def variants(codec):
     if is_baseline(codec):
         return ["fixed"]
     places = [f"lambda{weight:g}-" for weight in CODECS[codec].lambdas] or [""]
-    return [f"{place}seed{seed}" for place in places for seed in SETTINGS.seeds]
+    seeds = CODECS[codec].seeds or SETTINGS.seeds
+    return [f"{place}seed{seed}" for place in places for seed in seeds]
 
 
 def coders(codec):
