@@ -17,6 +17,7 @@ RESULTS = f"results/{SETTINGS.experiment}"
 MODELS = {model.name: model for model in SETTINGS.models}
 CODECS = {codec.name: codec for codec in SETTINGS.codecs}
 TUNED = [codec.name for codec in SETTINGS.codecs if codec.mode != "frozen"]
+FROZEN = [codec.name for codec in SETTINGS.codecs if codec.mode == "frozen"]
 END_TO_END = [codec.name for codec in SETTINGS.codecs if changes_front(codec.mode)]
 NEEDING_MODEL = END_TO_END + [
     codec.name for codec in SETTINGS.codecs if codec.set.get("tokens")
@@ -217,6 +218,22 @@ def bitstreams_of(codecs, wildcards):
         for place in [POINT.format(**point)]
         for coder in coders(point["codec"])
     ]
+
+
+def bitstreams_at_split(codecs):
+    """An input function: the files of `codecs` at the wildcards' model and split."""
+    return lambda wildcards: [path for *_, path in bitstreams_of(codecs, wildcards)]
+
+
+def evaluation_flags(wildcards, input, output):
+    """What is evaluated and how, as flags."""
+    return flags(
+        codec=folders(input.codecs),
+        bitstream=input.bitstreams,
+        out=list(output),
+        model_dtype=model_dtype(wildcards),
+        **SETTINGS.evaluation.model_dump(),
+    )
 
 
 def bitstream_of(wildcards):

@@ -1,13 +1,44 @@
 """Decode in a fresh process, run the back, and time every codec."""
 
+# All points of a frozen codec in one process, which computes the uncoded output once. One rule a
+# codec, because the number of outputs is the codec's number of points.
+for name in FROZEN:
 
+    rule:
+        name:
+            f"evaluate_{name}"
+        input:
+            model="data/models/{model}",
+            activations=store("evaluation"),
+            references=store("evaluation", "final"),
+            codecs=codecs_at_split([name]),
+            bitstreams=bitstreams_at_split([name]),
+        output:
+            [
+                f"{RESULTS}/evaluation/{{model}}/split{{split}}/{name}/{variant}.json"
+                for variant in variants(name)
+            ],
+        log:
+            log_of(f"evaluate/{{model}}/split{{split}}/{name}"),
+        benchmark:
+            benchmark_of(f"evaluate/{{model}}/split{{split}}/{name}")
+        params:
+            args=evaluation_flags,
+        message:
+            f"evaluating {name} at split {{wildcards.split}}"
+        shell:
+            "splitcodec evaluate --model {input.model} --activations {input.activations}"
+            " --references {input.references} {params.args} > {log} 2>&1"
+
+
+# A model that learned with its codec is a large thing: one at a time.
 rule evaluate:
     input:
         model="data/models/{model}",
         activations=store("evaluation"),
         references=store("evaluation", "final"),
-        codec=codec_files,
-        bitstream=bitstream_of,
+        codecs=codec_files,
+        bitstreams=bitstream_of,
     output:
         f"{RESULTS}/evaluation/{POINT}.json",
     log:
@@ -15,18 +46,14 @@ rule evaluate:
     benchmark:
         benchmark_of(f"evaluate/{POINT}")
     wildcard_constraints:
-        codec=one_of(CODECS),
+        codec=one_of(TUNED),
     params:
-        args=lambda wildcards: flags(
-            model_dtype=model_dtype(wildcards), **SETTINGS.evaluation.model_dump()
-        ),
-        codec=codec_folder,
+        args=evaluation_flags,
     message:
         "evaluating {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
         "splitcodec evaluate --model {input.model} --activations {input.activations}"
-        " --references {input.references} --codec {params.codec}"
-        " --bitstream {input.bitstream} {params.args} --out {output} > {log} 2>&1"
+        " --references {input.references} {params.args} > {log} 2>&1"
 
 
 # All baselines of a split in one process, which computes the uncoded output once.
@@ -36,11 +63,7 @@ rule evaluate_baselines:
         activations=store("evaluation"),
         references=store("evaluation", "final"),
         codecs=codecs_at_split(SETTINGS.baselines.codecs),
-        bitstreams=[
-            f"{RESULTS}/bitstreams/{{model}}/split{{split}}/{codec}/fixed/{coder}.rdc"
-            for codec in SETTINGS.baselines.codecs
-            for coder in coders(codec)
-        ],
+        bitstreams=bitstreams_at_split(SETTINGS.baselines.codecs),
     output:
         [
             f"{RESULTS}/evaluation/{{model}}/split{{split}}/{codec}/fixed.json"
@@ -51,13 +74,7 @@ rule evaluate_baselines:
     benchmark:
         benchmark_of("evaluate/{model}/split{split}/baselines")
     params:
-        args=lambda wildcards, input, output: flags(
-            codec=folders(input.codecs),
-            bitstream=input.bitstreams,
-            out=list(output),
-            model_dtype=model_dtype(wildcards),
-            **SETTINGS.evaluation.model_dump(),
-        ),
+        args=evaluation_flags,
     message:
         "evaluating the baselines at split {wildcards.split}"
     shell:
