@@ -2,13 +2,14 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 from matplotlib.colors import to_hex
 
 from splitcodec.files import read_json
 from splitcodec.report.curves import curves_of
-from splitcodec.report.figures import draw, rate_by_split, rd_curve, save, style_of, time_per_token
+from splitcodec.report.figures import draw, rate_by_split, rd_curve, save, styles_of, time_per_token
 from splitcodec.report.table import read_points
 
 MODEL = synthetic.MODEL
@@ -46,9 +47,9 @@ def words(figure) -> str:
     return " | ".join([axes.get_title("right"), *(text.get_text() for text in axes.texts)])
 
 
-def marked(figure, name) -> set[tuple[float, float]]:
+def marked(figure, points, name) -> set[tuple[float, float]]:
     """Where the figure has markers in the style of a curve."""
-    style = style_of(name)
+    style = styles_of(points)[name]
     return {
         place
         for line in figure.axes[0].lines
@@ -80,7 +81,7 @@ def test_rd_figure_marks_every_point(points, references):
     for curve in curves_of(points[points["split"] == 20]):
         rates, perplexities = curve.points["bits_per_token_file"], curve.points["perplexity"]
         expected = set(zip(np.round(rates, 6), np.round(perplexities, 6), strict=True))
-        assert expected <= marked(figure, curve.name), curve.name
+        assert expected <= marked(figure, points, curve.name), curve.name
 
 
 def test_rd_figure_says_what_a_reader_needs(points, references):
@@ -105,7 +106,7 @@ def test_rd_figure_of_several_seeds_shows_each_and_their_mean(tmp_path):
     points = read_points(synthetic.collect_points(tmp_path))
     figure = rd_curve(points, MODEL, 20)
     (klt,) = (curve for curve in curves_of(points) if curve.name == "klt")
-    assert len(marked(figure, "klt")) == 12
+    assert len(marked(figure, points, "klt")) == 12
     rates = np.sort(klt.mean["bits_per_token_file"])
     assert any(
         len(line.get_xdata()) == 4 and np.allclose(np.sort(line.get_xdata()), rates)
@@ -158,6 +159,8 @@ def test_time_figure_shows_medians(points):
 
 
 def test_methods_look_different_and_the_same_everywhere(points):
-    names = {curve.name for curve in curves_of(points)}
-    assert len({style_of(name)[:2] for name in names}) == len(names)
-    assert style_of("a codec of tomorrow") == style_of("a codec of tomorrow")
+    named = points.assign(codec=points["codec"].replace("klt", "a codec of tomorrow"))
+    both = pd.concat([points, named])
+    names = {curve.name for curve in curves_of(both)}
+    styles = styles_of(both)
+    assert len({styles[name][:2] for name in names}) == len(names)

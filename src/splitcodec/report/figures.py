@@ -4,6 +4,7 @@ A method has one colour and one marker everywhere (Okabe and Ito's palette, safe
 readers). Drawn for the text column of a one-column paper; the bytes depend on the data only.
 """
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from splitcodec.codecs.catalogue import LEARNED
 from splitcodec.files import atomic_path, read_json
 from splitcodec.report.curves import (
     ANCHOR,
@@ -77,6 +77,11 @@ _LEARNED = [
     Style("#CC79A7", "D", "-"),
     Style("#009E73", "P", "-"),
     Style("#56B4E9", "X", "-"),
+    Style("#882255", "v", "-"),
+    Style("#44AA99", "<", "-"),
+    Style("#332288", ">", "-"),
+    Style("#999933", "p", "-"),
+    Style("#AA4499", "h", "-"),
 ]
 _BASELINES = {
     "int + zstd": Style("#E69F00", "^", "--"),
@@ -88,12 +93,11 @@ _BASELINES = {
 }
 
 
-def style_of(name: str) -> Style:
-    """The look of a curve; learned codecs take theirs in the order of the catalogue."""
-    if name in _BASELINES:
-        return _BASELINES[name]
-    place = list(LEARNED).index(name) if name in LEARNED else sum(map(ord, name))
-    return _LEARNED[place % len(_LEARNED)]
+def styles_of(points: pd.DataFrame) -> dict[str, Style]:
+    """The look of every curve of an experiment, the same in all its figures."""
+    names = {curve_name(*pair) for pair in zip(points["codec"], points["coder"], strict=True)}
+    learned = sorted(names - _BASELINES.keys(), key=name_order)
+    return _BASELINES | dict(zip(learned, itertools.cycle(_LEARNED)))
 
 
 def draw(points: Path, references: list[Path], bounds: list[Path], directory: Path) -> list[Path]:
@@ -135,6 +139,7 @@ def rd_curve(
     intervals over documents of the level; all codecs see the same documents, so differences between
     codecs are known better than the bars suggest. `references` is references/<model>.json.
     """
+    styles = styles_of(points)
     curves = [c for c in curves_of(points) if (c.model, c.split) == (model, split)]
     uncoded = math.exp(curves[0].points["cross_entropy_uncoded"].iloc[0])
     with mpl.rc_context(_PARAMETERS):
@@ -149,7 +154,7 @@ def rd_curve(
         axes.set_title(f"{model}, split {split}", loc="left")
         axes.axhline(uncoded, color=INK, linewidth=0.8, label="uncoded", zorder=1)
         for curve in curves:
-            _draw_curve(axes, curve, _legend_label(curve, curves))
+            _draw_curve(axes, curve, styles[curve.name], _legend_label(curve, curves))
         _name_points_beyond(axes, curves)
         _say_ratios(axes, pd.concat([curve.points for curve in curves]))
         if references:
@@ -176,9 +181,9 @@ def _signed(percent: float) -> str:
     return f"{percent:+.0f}".replace("-", "−")
 
 
-def _draw_curve(axes: Axes, curve: Curve, label: str) -> None:
+def _draw_curve(axes: Axes, curve: Curve, style: Style, label: str) -> None:
     """The mean over seeds as a line through its Pareto-optimal points; every point as a marker."""
-    style, mean = style_of(curve.name), curve.mean
+    mean = curve.mean
     color, stroke = style.colour, style.marker in "12+"
     low, high = (np.exp(mean[f"cross_entropy_{end}"].to_numpy()) for end in ("low", "high"))
     axes.vlines(mean["bits_per_token_file"], low, high, color=color, linewidth=0.6, alpha=0.35)
@@ -285,13 +290,14 @@ def rate_by_split(
     same perplexity and, in grey, for the representation itself. `bounds` are the bounds files of
     this model.
     """
+    styles = styles_of(points)
     curves = [curve for curve in curves_of(points) if curve.model == model]
     names = sorted({curve.name for curve in curves}, key=name_order)
     with mpl.rc_context(_PARAMETERS):
         figure, axes = _figure(3.4)
         for name in names:
             mine = [curve for curve in curves if curve.name == name]
-            style = style_of(name)
+            style = styles[name]
             look = {"color": style.colour, "marker": style.marker}
             _draw_by_split(axes, mine, linestyle=style.line, label=name, **look)
             bounded = [_bounded(curve, bounds) for curve in mine]
@@ -364,6 +370,7 @@ def time_per_token(points: pd.DataFrame, model: str) -> Figure:
     and networks on the one hand and the lossless coder on the other. Markers, not stacked bars,
     because lengths do not add on a logarithmic axis; thin lines span all points.
     """
+    styles = styles_of(points)
     rows = points[points["model"] == model]
     curves = [curve_name(*pair) for pair in zip(rows["codec"], rows["coder"], strict=True)]
     names = sorted(set(curves), key=name_order, reverse=True)
@@ -373,7 +380,7 @@ def time_per_token(points: pd.DataFrame, model: str) -> Figure:
             mine = rows[[curve == name for curve in curves]]
             for column, (_, marker, shift) in _CLOCKS.items():
                 times, y = mine[column], place + shift
-                look = _clock_look(marker, style_of(name).colour)
+                look = _clock_look(marker, styles[name].colour)
                 axes.plot([times.min(), times.max()], [y, y], color=look["color"], linewidth=0.8)
                 axes.plot(times.median(), y, **look)
         for label, marker, _ in _CLOCKS.values():
