@@ -59,6 +59,8 @@ def fitted_conditional(
     with torch.no_grad():
         for parameter in codec.prediction[-1].parameters():
             parameter.normal_(0, 0.05)
+        if getattr(codec, "history", None) is not None:
+            codec.history.normal_(0, 0.1)
         if codec.side_analysis:
             codec.side_analysis[-1].weight.mul_(4)
     codec.update()
@@ -77,6 +79,7 @@ LEARNED = {
         fitted_hyperprior, side_density="fourier", family="mixture"
     ),
     "direct-access": partial(fitted_direct_access, layers=2),
+    "direct-access-history": partial(fitted_direct_access, history=True),
     "direct-access-alone": partial(fitted_direct_access, side_channels=0, family="logistic"),
 }
 
