@@ -61,6 +61,7 @@ def fitted_conditional(
             parameter.normal_(0, 0.05)
         if getattr(codec, "history", None) is not None:
             codec.history.normal_(0, 0.1)
+            codec.sink_energy.copy_(100 * COVARIANCE.trace())
         if codec.side_analysis:
             codec.side_analysis[-1].weight.mul_(4)
     codec.update()
