@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, sha256_of_file, write_json
 from splitcodec.report.curves import ANCHOR_POINT, Comparison, Curve, compare, curve_name
-from splitcodec.report.figures import style_of
+from splitcodec.report.figures import styles_of
 from splitcodec.report.table import COLUMNS, NUMBER, perplexity_increase, read_points
 from splitcodec.tracking_views import page, views
 
@@ -134,17 +134,21 @@ def wanted_runs(table: pd.DataFrame, figures: list[Path], trainings: list[Path])
     table = table.assign(perplexity_increase_percent=perplexity_increase(table))
     trained = dict(_trainings(trainings))
     name_model, name_seed = table["model"].nunique() > 1, table["seed"].nunique() > 1
+    styles = styles_of(table)
     wanted = []
     for item in compare(table):
+        colour = {_COLOUR: styles[item.curve.name].colour}
         place = f"{item.curve.model}/" if name_model else ""
         place += f"split{item.curve.split}"
-        wanted.append(_parent(item, f"{place}/{item.curve.name}", figures))
+        parent = _parent(item, f"{place}/{item.curve.name}", figures)
+        wanted.append(replace(parent, tags=parent.tags | colour))
         rows = item.curve.points.sort_values(["lambda", "seed", "bits_per_token_file"])
         for row in rows.to_dict("records"):
             hyperparameters, history = trained.get(_place(row), ({}, ()))
             child = _child(item.curve, row, place, name_seed)
             parameters = child.parameters | hyperparameters
-            wanted.append(replace(child, parameters=parameters, history=history))
+            tags = child.tags | colour
+            wanted.append(replace(child, parameters=parameters, tags=tags, history=history))
     return wanted
 
 
@@ -169,7 +173,7 @@ def _parent(item: Comparison, name: str, figures: list[Path]) -> WantedRun:
         split=curve.split,
         parameters=parameters | {"codec": best["codec"], "coder": best["coder"]},
         metrics=metrics,
-        tags=parameters | _tags(best, curve) | {"level": "curve", _NOTE: note},
+        tags=parameters | _tags(best) | {"level": "curve", _NOTE: note},
         seconds=float(curve.points["train_seconds"].sum()),
         artefacts=tuple(f for f in figures if f.stem == f"rd-{curve.model}-split{curve.split}"),
     )
@@ -189,7 +193,7 @@ def _child(curve: Curve, row: dict[str, Any], place: str, name_seed: bool) -> Wa
         split=curve.split,
         parameters={name: str(value) for name, value in parameters.items()},
         metrics=_metrics(row),
-        tags=places | _tags(row, curve) | {"level": "point", _NOTE: f"{_said(row)}."},
+        tags=places | _tags(row) | {"level": "point", _NOTE: f"{_said(row)}."},
         parent=_curve_key(curve),
         seconds=row["train_seconds"],
     )
@@ -216,9 +220,9 @@ def _metrics(row: dict[str, Any]) -> dict[str, float]:
     return {name: float(row[name]) for name in _METRICS if pd.notna(row[name])}
 
 
-def _tags(row: dict[str, Any], curve: Curve) -> dict[str, str]:
+def _tags(row: dict[str, Any]) -> dict[str, str]:
     source = {"mlflow.source.name": "splitcodec", "mlflow.source.git.commit": row["git_commit"]}
-    return {name: row[name] for name in _TAGS} | source | {_COLOUR: style_of(curve.name).colour}
+    return {name: row[name] for name in _TAGS} | source
 
 
 def _decimal(value: float) -> str:

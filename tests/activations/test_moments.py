@@ -62,10 +62,10 @@ def test_ordinary_tokens_are_neither_first_nor_padding_nor_sinks():
 def test_a_sample_is_repeatable_and_made_of_ordinary_tokens(tmp_path, rows):
     rows[1][2] = 30_000
     store = write_store(tmp_path / "a.parquet", rows)
-    sample = sample_tokens(store, 15, seed=3)
+    sample = sample_tokens(store, 15, seed=3).values
     assert sample.shape == (15, CHANNELS)
-    assert torch.equal(sample, sample_tokens(store, 15, seed=3))
-    assert any(not torch.equal(sample, sample_tokens(store, 15, seed)) for seed in (4, 5, 6))
+    assert torch.equal(sample, sample_tokens(store, 15, seed=3).values)
+    assert any(not torch.equal(sample, sample_tokens(store, 15, seed).values) for seed in (4, 5, 6))
     ordinary = {tuple(row.tolist()) for sequence in rows for row in sequence[1:]}
     taken = [tuple(row.tolist()) for row in sample]
     assert len(set(taken)) == 15
@@ -74,4 +74,4 @@ def test_a_sample_is_repeatable_and_made_of_ordinary_tokens(tmp_path, rows):
 
 def test_a_sample_larger_than_the_store_is_the_whole_store(tmp_path, rows):
     store = write_store(tmp_path / "a.parquet", rows)
-    assert len(sample_tokens(store, 10_000, seed=0)) == sum(LENGTHS) - len(LENGTHS)
+    assert len(sample_tokens(store, 10_000, seed=0).values) == sum(LENGTHS) - len(LENGTHS)

@@ -59,6 +59,9 @@ def fitted_conditional(
     with torch.no_grad():
         for parameter in codec.prediction[-1].parameters():
             parameter.normal_(0, 0.05)
+        if getattr(codec, "history", None) is not None:
+            codec.history.normal_(0, 0.1)
+            codec.sink_energy.copy_(100 * COVARIANCE.trace())
         if codec.side_analysis:
             codec.side_analysis[-1].weight.mul_(4)
     codec.update()
@@ -77,6 +80,7 @@ LEARNED = {
         fitted_hyperprior, side_density="fourier", family="mixture"
     ),
     "direct-access": partial(fitted_direct_access, layers=2),
+    "direct-access-history": partial(fitted_direct_access, history=True),
     "direct-access-alone": partial(fitted_direct_access, side_channels=0, family="logistic"),
 }
 

@@ -15,7 +15,7 @@ from codec_samples import (
 )
 from scipy.stats import norm
 
-from splitcodec.activations.moments import Moments
+from splitcodec.activations.moments import Moments, Sample
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import choose_quantisation, fit_klt, whitened_transform
 from splitcodec.densities.location_scale import Gaussian, table_scales
@@ -156,7 +156,7 @@ def test_whitening_by_the_sensitivity_beats_plain_mean_square_error():
     representation, lengths = representations(2, 500, seed=9), torch.tensor([500, 500])
     plain = SENSITIVITY.diagonal().mean() * torch.eye(CHANNELS, dtype=torch.float64)
     moments = Moments(MEAN, FIRST_MEAN, COVARIANCE, tokens=4096, sinks=0)
-    sample = representations(1, 4097)[0, 1:]
+    sample = Sample(representations(1, 4097)[0, 1:])
     costs = []
     for sensitivity in (SENSITIVITY, plain):
         codec = fit_klt(KltHyperparameters(), moments, sensitivity, sample, 0.005)

@@ -64,7 +64,7 @@ class TransformCodec(Codec):
         self.register_buffer("first_mean", torch.zeros(channels))
         self.analysis = nn.Parameter(torch.zeros(kept, channels), requires_grad=False)
         self.synthesis = nn.Parameter(torch.zeros(channels, kept), requires_grad=False)
-        self.gain = nn.Parameter(torch.ones(kept), requires_grad=False)
+        self.register_buffer("gain", torch.ones(kept))
         self.token_density = TokenUnigram(vocabulary) if hyperparameters.tokens else None
         self.token_map = None
         if hyperparameters.tokens:

@@ -29,9 +29,10 @@ class TokenUnigram(nn.Module):
     def probabilities(self) -> Tensor:
         """Of every id, (vocabulary,) float64."""
         counts = self.counts.double()
-        total = counts.sum().clamp_min(1)
-        unseen = ((self.counts == 1).sum() / total).clamp(1e-3, 1.0)
-        return (1 - unseen) * counts / total + unseen / len(counts)
+        if not counts.any():
+            return torch.full_like(counts, 1 / len(counts))
+        unseen = ((self.counts == 1).sum() / counts.sum()).clamp_min(1e-3)
+        return (1 - unseen) * counts / counts.sum() + unseen / len(counts)
 
     def ranks(self) -> Tensor:
         """Of every id, 0 for the most frequent; (vocabulary,) int64."""
