@@ -42,7 +42,7 @@ class TrainedHyperparameters(KltHyperparameters):
     polish_batch_tokens: PositiveInt = Field(1024, description="tokens a step through the back")
     learning_rate: PositiveFloat = Field(2e-3, description="peak, networks")
     transform_learning_rate: PositiveFloat = Field(
-        0.5, description="peak, transforms, relative to the size of their entries times √λ"
+        30.0, description="peak, transforms, relative to the size of their entries times λ"
     )
 
 
