@@ -116,9 +116,9 @@ def test_a_loss_that_is_not_finite_is_an_error(data, tmp_path):
     assert f"λ {RATE_WEIGHT}" in str(caught.value)
 
 
-def test_polishing_that_hurts_is_undone(data, tmp_path):
-    changes = dict(polish_steps=6, transform_learning_rate=300.0)
-    codec, log = fit(data, tmp_path / "a", **changes)
+def test_polishing_that_hurts_is_undone(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("splitcodec.training.fitting._LARGEST_CHANGE", 10.0)
+    codec, log = fit(data, tmp_path / "a", polish_steps=6, transform_learning_rate=1e6)
     before, after = (e["loss"] for e in log.entries if e["phase"] == "polish_validation")
     assert after > before
     unpolished, _ = fit(data, tmp_path / "b", polish_steps=0)
