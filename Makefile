@@ -44,7 +44,7 @@ clean-results: ## delete results and MLflow's store; data and .venv stay
 	rm -rf results mlflow.db mlartifacts
 
 unlock: setup ## remove the lock that a killed run has left
-	@$(IN_VENV) snakemake --unlock
+	@$(IN_VENV) snakemake --unlock --cores 1
 
 # pip's whole output goes to a file; of it are shown what failed, and now and then how far it is.
 PIP_INSTALL := $(BIN)/python -m pip install --no-input --disable-pip-version-check
