@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from splitcodec.codecs.hyperparameters import Hyperparameters
+from splitcodec.codecs.streaming import StatelessStream, Stream
 from splitcodec.errors import InputError
 from splitcodec.files import atomic_path, read_json, write_json
 
@@ -70,6 +71,10 @@ class Codec(nn.Module):
     def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
         """The reconstruction that compress meant; raises BitstreamError for damaged streams."""
         raise NotImplementedError
+
+    def stream(self) -> Stream:
+        """One end of a sequence that is coded token by token."""
+        return StatelessStream(self)
 
 
 _NOT_HASHED = ("train_seconds", "versions", "hash")

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from splitcodec.codecs.transform import TransformCodec
+from splitcodec.codecs.transform import Past, TransformCodec
+from splitcodec.coding.entropy import Decoder, Encoder
 
 
 class ChannelwiseCodec(TransformCodec):
@@ -14,17 +15,18 @@ class ChannelwiseCodec(TransformCodec):
         raise NotImplementedError
 
     def encode(
-        self, deviation: Tensor, offsets: Tensor, mask: Tensor
-    ) -> tuple[list[bytes], list[Tensor]]:
+        self, coder: Encoder, deviation: Tensor, offsets: Tensor, mask: Tensor, past: Past | None
+    ) -> list[Tensor]:
         """Tokens in order, channels within a token."""
-        symbols = (self.latent(deviation).round() * mask).to(torch.int32)
-        return self.encode_symbols(symbols, self._indexes(mask), "latent"), [symbols]
+        symbols = self.exact().latent(deviation.double()).round_().to(torch.int32)
+        coder.put(symbols, self._indexes(mask), self.tables("latent"))
+        return [symbols]
 
     def decode(
-        self, streams: list[bytes], offsets: Tensor, mask: Tensor
+        self, coder: Decoder, offsets: Tensor, mask: Tensor, past: Past | None
     ) -> tuple[Tensor, list[Tensor]]:
         """See TransformCodec."""
-        symbols = self.decode_symbols(streams, self._indexes(mask), "latent")
+        symbols = coder.pop(self._indexes(mask), self.tables("latent"))
         return self.reconstruct(self.gain * symbols), [symbols]
 
     def _indexes(self, mask: Tensor) -> Tensor:

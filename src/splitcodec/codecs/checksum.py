@@ -15,12 +15,11 @@ from splitcodec.errors import BitstreamError
 _FORMAT = struct.Struct("<I")
 
 
-def checksum(*symbols: Tensor) -> int:
-    """CRC-32 of integer symbols (any shapes, int32)."""
-    value = 0
+def checksum(*symbols: Tensor, after: int = 0) -> int:
+    """CRC-32 of integer symbols (any shapes, int32) that follow others with the CRC-32 `after`."""
     for part in symbols:
-        value = zlib.crc32(part.contiguous().numpy(), value)
-    return value
+        after = zlib.crc32(part.contiguous().numpy(), after)
+    return after
 
 
 def seal(stream: bytes, *symbols: Tensor) -> bytes:

@@ -5,31 +5,34 @@ coded first, under a density with a shape a channel. Prediction: a second causal
 and whatever context the codec has, to mean and scale of each latent, which is rounded about its
 mean and coded under a location-scale family (Ballé et al. 2018; Minnen et al. 2018).
 
-Decoding must find the encoder's tables again, so coding runs the prediction in float64: machines
-then differ by about 1e-15, far below the spacing of the tables, and a checksum turns the
-improbable rest into an error.
+Decoding must find the encoder's tables again, so coding runs the prediction in float64, and signals
+the tables of scales that lie near a boundary between two (`codecs.guard`). In the stream the side
+values of all tokens come first, where there are any, then the signals, then the latents.
 """
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
+from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.klt import Klt
-from splitcodec.codecs.networks import CausalNetwork
-from splitcodec.codecs.transform import CHANNELWISE, TransformCodec, straight_through
-from splitcodec.coding.framing import join, split
+from splitcodec.codecs.networks import CausalNetwork, Memory
+from splitcodec.codecs.transform import CHANNELWISE, Past, TransformCodec, straight_through
+from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.location_scale import (
     FAMILIES,
     HIGHEST_SCALE,
     LOWEST_SCALE,
     LocationScale,
+    table_positions,
 )
 
 _CLIP = 8.0
+_FLOAT32_ERROR = 2.0**-17
+"""Side values that are so near to a rounding boundary are computed again in float64."""
 
 
 class ConditionalCodec(TransformCodec):
@@ -87,29 +90,37 @@ class ConditionalCodec(TransformCodec):
             rate = rate + self.side_density.bits(side).sum(-1)
         return self.decoded(base, mean, straight_through(residual)), rate
 
+    def start(self, batch: int = 1, tokens: int = 64) -> Past:
+        """See TransformCodec."""
+        networks = {"prediction": self.exact().prediction, "side": self.exact().side_analysis}
+        return Past(
+            memories={name: net.memories(batch, tokens) for name, net in networks.items() if net}
+        )
+
     def encode(
-        self, deviation: Tensor, offsets: Tensor, mask: Tensor
-    ) -> tuple[list[bytes], list[Tensor]]:
-        """Side stream, where there is one, and main stream."""
-        latent = self.latent(deviation)
-        side = (self.side(latent).round() * mask).to(torch.int32)
-        symbols, indexes = self.quantise(latent, offsets, side)
-        symbols = (symbols * mask).to(torch.int32)
-        streams = self.encode_symbols(symbols, torch.where(mask, indexes, -1), "latent")
+        self, coder: Encoder, deviation: Tensor, offsets: Tensor, mask: Tensor, past: Past | None
+    ) -> list[Tensor]:
+        """See TransformCodec."""
+        latent = self.exact().latent(deviation.double())
+        side = self._side_symbols(latent, past)
+        symbols, positions = self.quantise(latent, offsets, side, past)
+        symbols, signals = symbols.to(torch.int32), Signals.of(positions, mask)
         if self.side_density:
-            sides = self.encode_symbols(side, self._side_indexes(mask), "side")
-            streams = list(map(join, sides, streams))
-        return streams, [side, symbols]
+            coder.put(side, self._side_indexes(mask), self.tables("side"))
+        signals.put(coder, positions.shape)
+        indexes = positions.round().to(torch.int32)
+        coder.put(symbols, indexes.masked_fill_(~mask, -1), self.tables("latent"))
+        return [side, symbols]
 
     def decode(
-        self, streams: list[bytes], offsets: Tensor, mask: Tensor
+        self, coder: Decoder, offsets: Tensor, mask: Tensor, past: Past | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Side values, then tables from them, then the latent."""
         side = torch.zeros(*mask.shape[:2], 0, dtype=torch.int32, device=mask.device)
         if self.side_density:
-            sides, streams = map(list, zip(*map(split, streams), strict=True))
-            side = self.decode_symbols(sides, self._side_indexes(mask), "side")
-        deviation, symbols = self.dequantise(streams, offsets, side, mask)
+            side = coder.pop(self._side_indexes(mask), self.tables("side"))
+        signals = Signals.pop(coder, torch.Size((*mask.shape[:2], self.kept)), mask.device)
+        deviation, symbols = self.dequantise(coder, signals, offsets, side, mask, past)
         return deviation.float(), [side, symbols]
 
     def predict(
@@ -122,14 +133,25 @@ class ConditionalCodec(TransformCodec):
         """
         raise NotImplementedError
 
-    def quantise(self, latent: Tensor, offsets: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-        """Symbols (float64) and tables (int32) of a latent, given integer side values."""
+    def quantise(
+        self, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
+    ) -> tuple[Tensor, Tensor]:
+        """Symbols of a latent, and where their scales lie among the tables, all float64.
+
+        `side`: integer side values.
+        """
         raise NotImplementedError
 
     def dequantise(
-        self, streams: list[bytes], offsets: Tensor, side: Tensor, mask: Tensor
+        self,
+        coder: Decoder,
+        signals: Signals,
+        offsets: Tensor,
+        side: Tensor,
+        mask: Tensor,
+        past: Past | None,
     ) -> tuple[Tensor, Tensor]:
-        """Decoded deviation and symbols (int32) from the main streams; mask (batch, tokens, 1)."""
+        """Decoded deviation and symbols (int32), taken off the coder; mask (batch, tokens, 1)."""
         raise NotImplementedError
 
     def decoded(self, base: Tensor | float, mean: Tensor, symbols: Tensor) -> Tensor:
@@ -138,11 +160,11 @@ class ConditionalCodec(TransformCodec):
             mean = mean - self.latent(base)
         return base + self.reconstruct(mean + self.gain * symbols)
 
-    def side(self, latent: Tensor) -> Tensor:
+    def side(self, latent: Tensor, memories: list[Memory] | None = None) -> Tensor:
         """Side values before rounding, (batch, tokens, side)."""
         if self.side_analysis is None:
             return latent[..., :0]
-        return self.side_analysis(self.normalised(latent))
+        return self.side_analysis(self.normalised(latent), memories)
 
     def normalised(self, latent: Tensor) -> Tensor:
         """A latent as the networks see it: in its scales, and sinks clipped."""
@@ -154,9 +176,24 @@ class ConditionalCodec(TransformCodec):
         low, high = math.log(LOWEST_SCALE), math.log(HIGHEST_SCALE)
         return mean, (self.log_scale + log_ratio).clamp(low, high)
 
-    def exact_prediction(self) -> CausalNetwork:
-        """The prediction in float64, for coding."""
-        return copy.deepcopy(self.prediction).double()
+    def positions_from(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of each latent, and where its scale lies among the tables."""
+        mean, log_ratio = outputs.chunk(2, dim=-1)
+        return mean, table_positions(self.log_scale + log_ratio)
+
+    def _side_symbols(self, latent: Tensor, past: Past | None) -> Tensor:
+        """Integer side values (batch, tokens, side) of a float64 latent, as float64 finds them.
+
+        On whole sequences float32 is faster and nearly always enough.
+        """
+        if past:
+            return self.exact().side(latent, past.memories.get("side")).round().to(torch.int32)
+        side = self.side(latent.float())
+        doubtful = ((side - side.floor() - 0.5).abs() < _FLOAT32_ERROR).flatten(1).any(1)
+        symbols = side.round().to(torch.int32)
+        if doubtful.any():
+            symbols[doubtful] = self.exact().side(latent[doubtful]).round().to(torch.int32)
+        return symbols
 
     def _side_indexes(self, mask: Tensor) -> Tensor:
         channels = torch.arange(

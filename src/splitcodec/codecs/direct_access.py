@@ -7,9 +7,13 @@ before, which the closed form knows without training. Each token waits for the o
 coding walks through a sequence token by token; keys and values of earlier tokens are kept, so that
 a step costs one token. The encoder takes the same steps as the decoder, since rounding about a mean
 decides what later means are.
+
+Means that differ a little between machines do not change symbols, which only the encoder rounds;
+what they change are the inputs of the next tokens, and so positions among the coding tables, which
+`codecs.guard` settles. The networks see latents relative to their scales, clipped and normalised,
+so that differences die away rather than grow with the number of tokens.
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -17,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitcodec.codecs.conditional import ConditionalCodec
+from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import DirectAccessHyperparameters
 from splitcodec.codecs.klt import Klt
-from splitcodec.codecs.transform import straight_through
+from splitcodec.codecs.transform import Past, straight_through
 from splitcodec.coding.entropy import Decoder
-from splitcodec.densities.location_scale import scale_indexes
+from splitcodec.densities.location_scale import log_scales_at
 
 
 class DirectAccess(ConditionalCodec):
@@ -60,8 +65,9 @@ class DirectAccess(ConditionalCodec):
         """In training all tokens at once, with rounded latents as context; in evaluation token by
         token, as coding does."""
         if not self.training:
-            walked = self._quantised(latent, offsets, side)[1:]
-            return tuple(part.to(latent) if isinstance(part, Tensor) else part for part in walked)
+            _, base, mean, positions = self._quantised(latent.double(), offsets, side)
+            base = base.to(latent) if isinstance(base, Tensor) else base
+            return base, mean.to(latent), log_scales_at(positions).to(latent)
         earlier = functional.pad(straight_through(latent)[:, :-1], (0, 0, 1, 0))
         inputs = torch.cat([self.normalised(earlier), side], -1)
         mean, log_scale = self.parameters_from(self.prediction(inputs))
@@ -70,22 +76,38 @@ class DirectAccess(ConditionalCodec):
         base = self._from_history(self._approximately_decoded(deviation, offsets) + offsets)
         return base, mean + self.latent(base), log_scale
 
-    def quantise(self, latent: Tensor, offsets: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-        """See ConditionalCodec."""
-        symbols, _, _, log_scale = self._quantised(latent, offsets, side)
-        return symbols, scale_indexes(log_scale.exp())
+    def start(self, batch: int = 1, tokens: int = 64) -> Past:
+        """See TransformCodec."""
+        past = super().start(batch, tokens)
+        past.latent, past.deviation = (
+            torch.zeros(batch, width, dtype=torch.float64, device=self.mean.device)
+            for width in (self.kept, self.channels)
+        )
+        return past
 
-    def dequantise(
-        self, streams: list[bytes], offsets: Tensor, side: Tensor, mask: Tensor
+    def quantise(
+        self, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
-        decoder = Decoder(streams, self.tables("latent"))
+        symbols, _, _, positions = self._quantised(latent, offsets, side, past)
+        return symbols, positions
 
-        def decoded(token: int, mean: Tensor, log_scale: Tensor) -> Tensor:
-            indexes = scale_indexes(log_scale.exp())
-            return decoder.pop(torch.where(mask[:, token], indexes, -1))
+    def dequantise(
+        self,
+        coder: Decoder,
+        signals: Signals,
+        offsets: Tensor,
+        side: Tensor,
+        mask: Tensor,
+        past: Past | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See ConditionalCodec."""
 
-        symbols, base, mean, _ = self._walk(offsets, side, decoded)
+        def decoded(token: int, mean: Tensor, positions: Tensor) -> Tensor:
+            indexes = signals.indexes(positions[:, None], token)[:, 0]
+            return coder.pop(indexes.masked_fill_(~mask[:, token], -1), self.tables("latent"))
+
+        symbols, base, mean, _ = self._walk(offsets, side, decoded, past)
         base = base.float() if isinstance(base, Tensor) else base
         return self.decoded(base, mean.float(), symbols.float()), symbols.to(torch.int32)
 
@@ -109,14 +131,15 @@ class DirectAccess(ConditionalCodec):
             symbols = self.latent(deviation - base).round()
             return base + self.reconstruct(self.gain * symbols)
 
-    def _quantised(self, latent: Tensor, offsets: Tensor, side: Tensor) -> tuple[Tensor, ...]:
-        """Symbols, base, mean and logarithm of the scale, as the decoder will find them."""
-        latent = latent.double()
+    def _quantised(
+        self, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None = None
+    ) -> tuple[Tensor, ...]:
+        """Symbols, base, mean and position among the tables, as the decoder will find them."""
 
-        def rounded(token: int, mean: Tensor, log_scale: Tensor) -> Tensor:
+        def rounded(token: int, mean: Tensor, positions: Tensor) -> Tensor:
             return (latent[:, token] - mean).round()
 
-        return self._walk(offsets, side, rounded)
+        return self._walk(offsets, side, rounded, past)
 
     @torch.no_grad()
     def _walk(
@@ -124,28 +147,29 @@ class DirectAccess(ConditionalCodec):
         offsets: Tensor,
         side: Tensor,
         symbols_of: Callable[[int, Tensor, Tensor], Tensor],
+        past: Past | None,
     ) -> tuple[Tensor, Tensor | float, Tensor, Tensor]:
-        """Symbols, base, mean and logarithm of the scale of every latent; all float64.
+        """Symbols, base, mean of every latent and its position among the tables; all float64.
 
-        `symbols_of` finds the symbols of a token from its number and their mean and log scale.
+        `symbols_of` finds the symbols of a token from its number and their mean and position.
         """
         batch, tokens, _ = side.shape
-        exact = copy.deepcopy(self).double()
-        memories = exact.prediction.memories(batch, tokens)
-        earlier = torch.zeros(batch, self.kept, dtype=torch.float64, device=side.device)
-        decoded = torch.zeros(batch, self.channels, dtype=torch.float64, device=side.device)
+        exact = self.exact()
+        past = past or self.start(batch, tokens)
         steps = []
         for token, values in enumerate(side.double().unbind(1)):
-            inputs = torch.cat([exact.normalised(earlier), values], -1)
-            mean, log_scale = exact.parameters_from(exact.prediction.step(inputs, memories))
-            base = decoded.new_zeros(batch, 0)
-            if self.history is not None:
-                base = exact._from_history(torch.stack([decoded, decoded], 1))[:, 1]
+            inputs = torch.cat([exact.normalised(past.latent), values], -1)
+            outputs = exact.prediction.step(inputs, past.memories["prediction"])
+            mean, positions = exact.positions_from(outputs)
+            base = past.deviation[:, :0]
+            if exact.history is not None:
+                base = exact._from_history(past.deviation[:, None].expand(-1, 2, -1))[:, 1]
                 mean = mean + exact.latent(base)
-            symbols = symbols_of(token, mean, log_scale).double()
-            earlier = mean + symbols
-            if self.history is not None:
-                decoded = exact.decoded(base, mean, symbols) + offsets[..., token, :].double()
-            steps.append((symbols, base, mean, log_scale))
-        symbols, base, mean, log_scale = (torch.stack(p, 1) for p in zip(*steps, strict=True))
-        return symbols, 0.0 if self.history is None else base, mean, log_scale
+            symbols = symbols_of(token, mean, positions).double()
+            past.latent = mean + symbols
+            if exact.history is not None:
+                decoded = exact.decoded(base, mean, symbols)
+                past.deviation = decoded + offsets[..., token, :].double()
+            steps.append((symbols, base, mean, positions))
+        symbols, base, mean, positions = (torch.stack(p, 1) for p in zip(*steps, strict=True))
+        return symbols, 0.0 if self.history is None else base, mean, positions

@@ -5,12 +5,13 @@ after Ballé et al. 2018 and Minnen et al. 2018), so all symbols of a sequence d
 frozen mode the quantiser sits behind a transform, which starts as the KLT's.
 """
 
-import torch
 from torch import Tensor
 
 from splitcodec.codecs.conditional import ConditionalCodec
+from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
-from splitcodec.densities.location_scale import scale_indexes
+from splitcodec.codecs.transform import Past
+from splitcodec.coding.entropy import Decoder
 
 
 class Hyperprior(ConditionalCodec):
@@ -32,20 +33,30 @@ class Hyperprior(ConditionalCodec):
         """See ConditionalCodec."""
         return 0.0, *self.parameters_from(self.prediction(side))
 
-    def quantise(self, latent: Tensor, offsets: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-        """See ConditionalCodec."""
-        mean, indexes = self._coding_parameters(side)
-        return (latent.double() - mean).round(), indexes
-
-    def dequantise(
-        self, streams: list[bytes], offsets: Tensor, side: Tensor, mask: Tensor
+    def quantise(
+        self, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
-        mean, indexes = self._coding_parameters(side)
-        symbols = self.decode_symbols(streams, torch.where(mask, indexes, -1), "latent")
+        mean, positions = self._from_side(side, past)
+        return (latent - mean).round_(), positions
+
+    def dequantise(
+        self,
+        coder: Decoder,
+        signals: Signals,
+        offsets: Tensor,
+        side: Tensor,
+        mask: Tensor,
+        past: Past | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See ConditionalCodec."""
+        mean, positions = self._from_side(side, past)
+        indexes = signals.indexes(positions).masked_fill_(~mask, -1)
+        symbols = coder.pop(indexes, self.tables("latent"))
         return self.decoded(0.0, mean.float(), symbols), symbols
 
-    def _coding_parameters(self, side: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (float64) and coding table (int32) of each latent, from integer side values."""
-        mean, log_scale = self.parameters_from(self.exact_prediction()(side.double()))
-        return mean, scale_indexes(log_scale.exp())
+    def _from_side(self, side: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
+        """Mean of each latent and where its scale lies among the tables, float64."""
+        exact = self.exact()
+        memories = past.memories["prediction"] if past else None
+        return exact.positions_from(exact.prediction(side.double(), memories))

@@ -9,18 +9,24 @@ from torch.nn import functional
 
 @dataclass
 class Memory:
-    """Keys and values of the tokens so far; each (batch, heads, all tokens, width / heads)."""
+    """Keys and values of the tokens so far; each (batch, heads, room, width / heads)."""
 
     keys: Tensor
     values: Tensor
     tokens: int = 0
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep those of one token more; returns all so far."""
-        self.keys[:, :, self.tokens] = key[:, :, 0]
-        self.values[:, :, self.tokens] = value[:, :, 0]
-        self.tokens += 1
+        """Keep those of some tokens more; returns all so far."""
+        start, self.tokens = self.tokens, self.tokens + key.shape[2]
+        if self.tokens > self.keys.shape[2]:
+            self.keys, self.values = self._with_room(self.keys), self._with_room(self.values)
+        self.keys[:, :, start : self.tokens] = key
+        self.values[:, :, start : self.tokens] = value
         return self.keys[:, :, : self.tokens], self.values[:, :, : self.tokens]
+
+    def _with_room(self, kept: Tensor) -> Tensor:
+        """At least twice as much, so that a token costs the same however many there are."""
+        return functional.pad(kept, (0, 0, 0, max(kept.shape[2], self.tokens)))
 
 
 class CausalBlock(nn.Module):
@@ -41,10 +47,15 @@ class CausalBlock(nn.Module):
         """States of the same shape; token t sees tokens ≤ t, those of an earlier call by memory."""
         parts = self.query_key_value(self.attention_norm(states)).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
+        earlier = memory.tokens if memory else 0
         if memory:
             key, value = memory.extend(key, value)
+        several = query.shape[2] > 1
+        visible = None
+        if several and earlier:
+            visible = states.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(earlier)
         attended = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=memory is None
+            query, key, value, attn_mask=visible, is_causal=several and not earlier
         )
         states = states + self.mixed(attended.transpose(1, 2).flatten(-2))
         return states + self.feed(self.feed_norm(states))
@@ -64,19 +75,23 @@ class CausalNetwork(nn.Sequential):
         super().__init__(nn.Linear(inputs, width), *blocks, nn.LayerNorm(width), last)
 
     def memories(self, batch: int, tokens: int) -> list[Memory]:
-        """Room for `tokens` steps of `batch` sequences, one memory a block."""
+        """Room for `tokens` tokens of `batch` sequences, one memory a block; it grows."""
         blocks = list(self)[1:-2]
         shapes = [(batch, b.heads, tokens, b.mixed.in_features // b.heads) for b in blocks]
         like = self[0].weight
         return [Memory(like.new_empty(shape), like.new_empty(shape)) for shape in shapes]
 
-    def step(self, inputs: Tensor, memories: list[Memory]) -> Tensor:
-        """Outputs (batch, outputs) of the next token from its inputs (batch, inputs).
+    def forward(self, inputs: Tensor, memories: list[Memory] | None = None) -> Tensor:
+        """Outputs (batch, tokens, outputs); with memories, of the tokens that come next.
 
-        As `forward` on whole sequences, up to rounding, at the cost of one token.
+        In pieces as on whole sequences, up to rounding, and each token at its own cost.
         """
         first, *blocks, norm, last = self
-        states = first(inputs[:, None])
-        for block, memory in zip(blocks, memories, strict=True):
+        states = first(inputs)
+        for block, memory in zip(blocks, memories or [None] * len(blocks), strict=True):
             states = block(states, memory)
-        return last(norm(states))[:, 0]
+        return last(norm(states))
+
+    def step(self, inputs: Tensor, memories: list[Memory]) -> Tensor:
+        """Outputs (batch, outputs) of the next token from its inputs (batch, inputs)."""
+        return self(inputs[:, None], memories)[:, 0]

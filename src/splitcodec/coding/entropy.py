@@ -2,7 +2,8 @@
 
 Each row of a (streams, symbols) array becomes one byte string; all rows are coded side by side.
 Symbols outside a table's range are escaped by the coder and still exact. Symbols are coded in the
-order in which they lie, and a table index of -1 skips a symbol: padding costs nothing.
+order in which they lie, and a table index of -1 skips a symbol: padding costs nothing. Parts with
+tables of their own may follow each other in one stream, which costs the coder's state only once.
 """
 
 from dataclasses import dataclass
@@ -57,36 +58,57 @@ def _quantise(probabilities: Tensor) -> Tensor:
     return torch.cat([torch.zeros(1), frequencies.cumsum(0)]).to(torch.int32)
 
 
-def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
-    """One byte string a row of `symbols` (streams, symbols) int32; `indexes` names the tables."""
-    with coder_clock.running():
-        stream = _C.rans32_init_stream(len(symbols)).to(symbols.device)
-        _C.rans32_push(stream, symbols.contiguous(), indexes.contiguous(), *_parts(tables))
-        return _C.rans_stream_to_byte_strings(stream)
+class Encoder:
+    """Several streams, filled part by part."""
+
+    def __init__(self) -> None:
+        self._put: list[tuple[Tensor, Tensor, Tables]] = []
+
+    def put(self, symbols: Tensor, indexes: Tensor, tables: Tables) -> None:
+        """Append `symbols` (streams, …) int32; `indexes`, of the same shape, names the tables."""
+        self._put.append((symbols.flatten(1), indexes.flatten(1), tables))
+
+    def finish(self) -> list[bytes]:
+        """One byte string a row of what was put."""
+        with coder_clock.running():
+            first = self._put[0][0]
+            stream = _C.rans32_init_stream(len(first)).to(first.device)
+            # The coder is a stack: what shall be read first is pushed last.
+            for symbols, indexes, tables in reversed(self._put):
+                parts = symbols.contiguous(), indexes.contiguous()
+                _C.rans32_push(stream, *parts, *_parts(tables, first.device))
+            return _C.rans_stream_to_byte_strings(stream)
 
 
 class Decoder:
     """Symbols of several streams, some columns at a time, in the order of encoding."""
 
-    def __init__(self, streams: list[bytes], tables: Tables) -> None:
+    def __init__(self, streams: list[bytes]) -> None:
         if any(len(stream) < 4 for stream in streams):
             raise BitstreamError("a stream is shorter than the coder's state: the file is damaged")
         self._stream = _C.rans_byte_strings_to_stream(streams)
-        self._parts = _parts(tables)
 
-    def pop(self, indexes: Tensor) -> Tensor:
-        """The next symbols (streams, symbols) int32; those at index -1 are zero."""
+    def pop(self, indexes: Tensor, tables: Tables) -> Tensor:
+        """The next symbols at table `indexes` (streams, …), int32; those at index -1 are zero."""
         with coder_clock.running():
             self._stream = self._stream.to(indexes.device)
+            flat = indexes.flatten(1).contiguous()
             # what has been read is taken off the stream in place
-            symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *self._parts)
-            return torch.where(indexes >= 0, symbols, 0)
+            symbols = _C.rans32_pop(self._stream, flat, *_parts(tables, flat.device))
+            return symbols.masked_fill_(flat < 0, 0).view(indexes.shape)
+
+
+def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
+    """One byte string a row of `symbols` (streams, symbols) int32; `indexes` names the tables."""
+    encoder = Encoder()
+    encoder.put(symbols, indexes, tables)
+    return encoder.finish()
 
 
 def decode(streams: list[bytes], indexes: Tensor, tables: Tables) -> Tensor:
     """The symbols (streams, symbols) int32; those at index -1 are zero."""
-    return Decoder(streams, tables).pop(indexes)
+    return Decoder(streams).pop(indexes, tables)
 
 
-def _parts(tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
-    return tables.cumulative, tables.sizes, tables.lowest
+def _parts(tables: Tables, device: torch.device) -> list[Tensor]:
+    return [part.to(device) for part in (tables.cumulative, tables.sizes, tables.lowest)]

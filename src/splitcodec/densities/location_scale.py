@@ -23,13 +23,22 @@ _COMPONENTS = 3
 
 def table_scales() -> Tensor:
     """The scales of the coding tables, (64,) float64."""
-    return torch.exp(math.log(LOWEST_SCALE) + _STEP * torch.arange(SCALES, dtype=torch.float64))
+    return log_scales_at(torch.arange(SCALES, dtype=torch.float64)).exp()
+
+
+def table_positions(log_scales: Tensor) -> Tensor:
+    """Where logarithms of scales lie among the coding tables, 0 … 63, in units of a table."""
+    return ((log_scales - math.log(LOWEST_SCALE)) / _STEP).clamp(0, SCALES - 1)
+
+
+def log_scales_at(positions: Tensor) -> Tensor:
+    """The logarithms of the scales at positions among the coding tables."""
+    return math.log(LOWEST_SCALE) + _STEP * positions
 
 
 def scale_indexes(scales: Tensor) -> Tensor:
     """The coding table, 0 … 63, that is nearest to each scale in ratio; int32."""
-    position = (scales.clamp(LOWEST_SCALE, HIGHEST_SCALE) / LOWEST_SCALE).log() / _STEP
-    return position.round().to(torch.int32)
+    return table_positions(scales.log()).round().to(torch.int32)
 
 
 def _normal_exceedance(deviations: Tensor) -> Tensor:

@@ -1,0 +1,237 @@
+"""The same symbols on every machine: threads, batches, libraries, precisions, processes, devices.
+
+Other machines are simulated by noise on every layer of the network that decodes.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from codec_samples import fitted_direct_access, fitted_hyperprior, representations
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from splitcodec.codecs import guard
+from splitcodec.codecs.base import save_codec
+from splitcodec.codecs.checksum import unseal
+from splitcodec.codecs.guard import BOUND
+from splitcodec.errors import BitstreamError
+
+LENGTHS = torch.tensor([60, 33, 60])
+CODECS = {
+    "hyperprior": fitted_hyperprior,
+    "direct-access": fitted_direct_access,
+    "direct-access-history": lambda: fitted_direct_access(history=True),
+}
+
+
+@pytest.fixture(scope="module", params=CODECS)
+def codec(request):
+    """One whose scales lie within 1e-7 of a boundary at the first token of the first sequence."""
+    codec = CODECS[request.param]()
+    found = positions(codec)[0, 0]
+    to_boundary = found.floor() + 0.5 - found
+    with torch.no_grad():
+        codec.prediction[-1].bias[codec.kept :] += to_boundary * STEP
+    return codec
+
+
+STEP = float(torch.log(torch.tensor(64 / 0.11, dtype=torch.float64)) / 63)
+DATA = representations(3, 60)
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
+
+
+@torch.no_grad()
+def positions(codec):
+    """Where the scales of DATA lie among the tables, (3, 60, kept) float64."""
+    means, offsets = codec.means(None, 60)
+    latent = codec.exact().latent((DATA - means).double())
+    side = codec._side_symbols(latent, None)
+    return codec.quantise(latent, offsets, side, None)[1]
+
+
+def symbols_of(codec, streams):
+    _, symbols = codec.read(unseal(streams)[0], LENGTHS)
+    return torch.cat([torch.cat([part.flatten() for part in row]) for row in symbols])
+
+
+@contextmanager
+def noise(codec, size, seed=0):
+    """Relative noise on every layer of the float64 network, on every call anew."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def spoil(_module, _inputs, output):
+        uniform = 2 * torch.rand(output.shape, generator=generator, dtype=output.dtype) - 1
+        return output * (1 + size * uniform)
+
+    layers = [m for m in codec.exact().modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
+    handles = [layer.register_forward_hook(spoil) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_a_guard_a_tiny_difference_breaks_decoding(codec, monkeypatch):
+    monkeypatch.setattr(guard, "BOUND", 0.0)
+    streams = codec.compress(DATA, LENGTHS)
+    codec.decompress(streams, LENGTHS)
+    with noise(codec, 1e-7), pytest.raises(BitstreamError, match="decoded to other symbols"):
+        codec.decompress(streams, LENGTHS)
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-12, 1e-9, 1e-7])
+def test_with_it_differences_within_the_bound_change_nothing(codec, size):
+    streams = codec.compress(DATA, LENGTHS)
+    expected, exact = symbols_of(codec, streams), positions(codec)
+    for seed in range(5):
+        with noise(codec, size, seed):
+            assert (positions(codec) - exact)[0, 0].abs().max() < BOUND
+            assert torch.equal(symbols_of(codec, streams), expected)
+
+
+def test_differences_beyond_the_bound_are_refused_clearly(codec):
+    streams = codec.compress(DATA, LENGTHS)
+    for seed in range(5):
+        with (
+            noise(codec, 1e-3, seed),
+            pytest.raises(BitstreamError, match=r"computes its networks differently, by more than"),
+        ):
+            codec.decompress(streams, LENGTHS)
+
+
+def test_machines_differ_by_far_less_than_the_bound():
+    """Threads, batches, steps and pieces, libraries, and rounding noise on every layer."""
+    for make in CODECS.values():
+        codec = make()
+        exact = positions(codec)
+        found = []
+        for count in (1, 2):
+            with threads(count):
+                found.append(positions(codec))
+        with torch.backends.mkldnn.flags(enabled=False):
+            found.append(positions(codec))
+        for seed in range(20):
+            with noise(codec, 2.0**-52, seed):
+                found.append(positions(codec))
+        # The noise also turns a few roundings over, after which the encoder says something else.
+        largest = torch.stack([(other - exact).abs() for other in found]).max()
+        assert largest < 1e-6 * BOUND
+
+
+def test_a_receiver_with_float32_networks_decodes():
+    class InFloat32(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = copy.deepcopy(network).float()
+
+        def forward(self, inputs, memories=None):
+            return self.network(inputs.float(), memories).double()
+
+    codec = fitted_hyperprior()
+    streams = codec.compress(DATA, LENGTHS)
+    expected = symbols_of(codec, streams)
+    codec.exact().prediction = InFloat32(codec.exact().prediction)
+    assert torch.equal(symbols_of(codec, streams), expected)
+
+
+def test_symbols_do_not_depend_on_threads_or_libraries(codec):
+    streams = codec.compress(DATA, LENGTHS)
+    for count in (1, 2):
+        with threads(count):
+            assert codec.compress(DATA, LENGTHS) == streams
+            codec.decompress(streams, LENGTHS)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert codec.compress(DATA, LENGTHS) == streams
+        codec.decompress(streams, LENGTHS)
+
+
+def test_nor_on_low_precision_around_the_codec(codec):
+    streams = codec.compress(DATA, LENGTHS)
+    expected = symbols_of(codec, streams)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(symbols_of(codec, streams), expected)
+        codec.decompress(streams, LENGTHS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_representation_of_any_precision_is_coded_as_what_it_says(codec, dtype):
+    given = (DATA / 16).to(dtype)
+    if dtype != torch.float64:
+        assert codec.compress(given, LENGTHS) == codec.compress(given.float(), LENGTHS)
+    codec.decompress(codec.compress(given, LENGTHS), LENGTHS)
+
+
+def test_nor_on_compilation():
+    codec = fitted_hyperprior()
+    streams = codec.compress(DATA, LENGTHS)
+    expected = symbols_of(codec, streams)
+    codec.exact().prediction.compile(backend="aot_eager")
+    assert torch.equal(symbols_of(codec, streams), expected)
+    assert codec.compress(DATA, LENGTHS) == streams
+
+
+_DECODE = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from splitcodec.codecs.checksum import unseal
+from splitcodec.codecs.registry import load_codec
+folder = Path(sys.argv[1])
+codec, _ = load_codec(folder / "codec")
+rows = load_file(folder / "streams.safetensors")
+streams = [bytes(rows[key].tolist()) for key in sorted(rows)]
+lengths = torch.tensor([int(n) for n in sys.argv[2].split(",")])
+decoded = codec.decompress(streams, lengths)
+symbols = [p for part in codec.read(unseal(streams)[0], lengths)[1] for p in part]
+save_file({str(k): v.contiguous() for k, v in enumerate([decoded, *symbols])}, folder / "out")
+"""
+
+
+def test_nor_on_the_process_and_its_instruction_set(codec, tmp_path):
+    """Plain loops without vector instructions sum in another order."""
+    streams = codec.compress(DATA, LENGTHS)
+    save_codec(codec, tmp_path / "codec", {})
+    rows = {
+        str(k): torch.frombuffer(bytearray(s), dtype=torch.uint8) for k, s in enumerate(streams)
+    }
+    save_file(rows, tmp_path / "streams.safetensors")
+    plain = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "COMPATIBLE",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OMP_NUM_THREADS": "2",
+    }
+    lengths = ",".join(map(str, LENGTHS.tolist()))
+    command = [sys.executable, "-c", _DECODE, str(tmp_path), lengths]
+    subprocess.run(command, check=True, env=os.environ | plain)
+    found = load_file(tmp_path / "out")
+    _, symbols = codec.read(unseal(streams)[0], LENGTHS)
+    for key, part in enumerate(p for parts in symbols for p in parts):
+        assert torch.equal(found[str(key + 1)], part)
+    decoded = codec.decompress(streams, LENGTHS)
+    assert (found["0"] - decoded).norm() / decoded.norm() < 1e-6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_nor_on_the_device(codec):
+    streams = codec.compress(DATA, LENGTHS)
+    there = copy.deepcopy(codec).cuda()
+    assert there.compress(DATA.cuda(), LENGTHS) == streams
+    decoded = there.decompress(streams, LENGTHS).cpu()
+    torch.testing.assert_close(decoded, codec.decompress(streams, LENGTHS), rtol=1e-5, atol=1e-4)

@@ -1,0 +1,80 @@
+"""Token by token as all at once."""
+
+import pytest
+import torch
+from codec_samples import CHANNELS, LEARNED, representations
+
+from splitcodec.codecs.registry import build_codec
+from splitcodec.errors import BitstreamError
+
+TOKENS = 90
+DATA = representations(1, TOKENS)
+LENGTH = torch.tensor([TOKENS])
+
+
+def pieces(*sizes):
+    assert sum(sizes) == TOKENS
+    return DATA[0].split(list(sizes))
+
+
+@pytest.mark.parametrize("sizes", [[1] * TOKENS, [40] + [1] * 50, [30, 1, 59], [TOKENS]])
+def test_symbols_of_a_stream_are_those_of_the_whole_sequence(learned, sizes):
+    _, whole = learned.write(DATA, LENGTH)
+    past, parts = learned.start(), []
+    with torch.no_grad():
+        for piece in pieces(*sizes):
+            symbols = learned.write(piece[None], torch.tensor([len(piece)]), None, past)[1]
+            parts.append([part[0] for part in symbols])
+    for kind, expected in enumerate(whole):
+        assert torch.equal(torch.cat([part[kind] for part in parts]), expected[0])
+
+
+@pytest.mark.parametrize("sizes", [[1] * TOKENS, [40] + [1] * 50])
+def test_packets_decode_in_order_to_what_the_whole_sequence_gives(learned, sizes):
+    sender, receiver = learned.stream(), learned.stream()
+    decoded = []
+    for piece in pieces(*sizes):
+        packet = sender.encode(piece)
+        decoded.append(receiver.decode(packet, len(piece)))
+    whole = learned.decompress(learned.compress(DATA, LENGTH), LENGTH)[0]
+    torch.testing.assert_close(torch.cat(decoded), whole, rtol=1e-5, atol=1e-3)
+
+
+def test_a_packet_costs_at_most_six_bytes_more_than_its_share(learned):
+    sender = learned.stream()
+    packets = sum(len(sender.encode(piece)) for piece in pieces(*[1] * TOKENS))
+    (whole,) = learned.compress(DATA, LENGTH)
+    assert packets - len(whole) < 6 * TOKENS
+
+
+@pytest.mark.parametrize("name, coder", [("fp16", "raw"), ("int8", "zstd"), ("int4", "deflate")])
+def test_baselines_stream_too(name, coder):
+    codec = build_codec(name, CHANNELS, {})
+    codec.coder = coder
+    sender, receiver = codec.stream(), codec.stream()
+    packets = [(sender.encode(piece), len(piece)) for piece in pieces(40, *[1] * 50)]
+    decoded = torch.cat([receiver.decode(packet, count) for packet, count in packets])
+    with torch.no_grad():
+        torch.testing.assert_close(decoded, codec(DATA, LENGTH).reconstruction[0])
+
+
+def test_a_packet_out_of_order_is_refused(learned):
+    sender, receiver = learned.stream(), learned.stream()
+    first, second = (sender.encode(piece) for piece in pieces(45, 45))
+    receiver.decode(first, 45)
+    with pytest.raises(BitstreamError):
+        receiver.decode(first, 45)
+    with pytest.raises(BitstreamError):
+        learned.stream().decode(second, 45)
+
+
+def test_a_damaged_packet_is_refused(learned):
+    packet = learned.stream().encode(DATA[0, :20])
+    for spoilt in (b"", packet[:1], packet[:5], bytes([packet[0] ^ 1]) + packet[1:]):
+        with pytest.raises(BitstreamError) as caught:
+            learned.stream().decode(spoilt, 20)
+        assert "\n" not in str(caught.value)
+
+
+def test_every_learned_codec_is_meant():
+    assert {"klt", "factorised", "hyperprior", "direct-access"} <= set(LEARNED)
