@@ -7,6 +7,7 @@ order in which they lie, and a table index of -1 skips a symbol: padding costs n
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_ans import _C
@@ -16,6 +17,16 @@ from splitcodec.errors import BitstreamError
 
 PRECISION = 16
 """Bits of a frequency: every table's frequencies sum to 2^16."""
+_LEAST_STATE = 1 << 23
+"""The coder's state before the first symbol; between symbols it is at least that, below 2^31."""
+_MOST_POPPED = 1 << 20
+"""Symbols of a stream that are decoded before it is checked that it had as many."""
+_OTHER = (
+    "a stream decoded to other symbols than were encoded, since it {}: it is damaged, the codec "
+    "differs, or this machine computes its networks differently"
+)
+_FARTHEST = 1 << 28
+"""Magnitude of a table's first symbol, so that sums with escaped symbols stay in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -66,26 +77,96 @@ def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
 
 
 class Decoder:
-    """Symbols of several streams, some columns at a time, in the order of encoding."""
+    """Symbols of several streams, some columns at a time, in the order of encoding.
+
+    The library trusts its streams: of a stream that ends too early it reads on downwards in memory.
+    Here zeros lie there, more than it can read before `pop` notices; they are mapped and not
+    touched, so that good streams pay nothing for them.
+    """
 
     def __init__(self, streams: list[bytes], tables: Tables) -> None:
-        if any(len(stream) < 4 for stream in streams):
-            raise BitstreamError("a stream is shorter than the coder's state: the file is damaged")
-        self._stream = _C.rans_byte_strings_to_stream(streams)
-        self._parts = _parts(tables)
+        for stream in streams:
+            if len(stream) < 4 or not _LEAST_STATE <= _state(stream) < _LEAST_STATE << 8:
+                raise BitstreamError("a stream does not start as the coder's do: it is damaged")
+        packed = _C.rans_byte_strings_to_stream(streams)
+        self._stream, self._parts = _with_room(packed), _parts(tables)
 
     def pop(self, indexes: Tensor) -> Tensor:
-        """The next symbols (streams, symbols) int32; those at index -1 are zero."""
+        """The next symbols (streams, symbols) int32; those at index -1 are zero.
+
+        Raises BitstreamError for a stream that has no more.
+        """
         with coder_clock.running():
-            self._stream = self._stream.to(indexes.device)
+            if self._stream.device != indexes.device:
+                self._stream = _with_room(self._stream, indexes.device)
             # what has been read is taken off the stream in place
-            symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *self._parts)
+            popped = [self._pop(part) for part in indexes.split(_MOST_POPPED, 1)]
+            symbols = popped[0] if len(popped) == 1 else torch.cat(popped, 1)
             return torch.where(indexes >= 0, symbols, 0)
+
+    def _pop(self, indexes: Tensor) -> Tensor:
+        symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *self._parts)
+        if (self._stream[:, 0] < 4).any():
+            raise BitstreamError(_OTHER.format("ends before its symbols"))
+        return symbols
+
+    def finish(self) -> None:
+        """Raise BitstreamError unless all symbols that were encoded have been decoded."""
+        ends = self._stream[:, :2].cpu()
+        if ends.ne(torch.tensor([4, _LEAST_STATE])).any():
+            raise BitstreamError(_OTHER.format("goes on after its symbols"))
 
 
 def decode(streams: list[bytes], indexes: Tensor, tables: Tables) -> Tensor:
-    """The symbols (streams, symbols) int32; those at index -1 are zero."""
-    return Decoder(streams, tables).pop(indexes)
+    """The symbols (streams, symbols) int32; those at index -1 are zero.
+
+    Raises BitstreamError for streams that hold fewer symbols, or more.
+    """
+    decoder = Decoder(streams, tables)
+    symbols = decoder.pop(indexes)
+    decoder.finish()
+    return symbols
+
+
+def check_tables(tables: Tables) -> None:
+    """Raise ValueError unless these are tables that the coder can be trusted with."""
+    cumulative, sizes, lowest = _parts(tables)
+    count = len(sizes)
+    if any(part.dtype != torch.int32 for part in (cumulative, sizes, lowest)):
+        raise ValueError("coding tables are not int32")
+    if cumulative.ndim != 2 or sizes.shape != lowest.shape or len(cumulative) != count:
+        raise ValueError("coding tables have different lengths")
+    if count and not 2 <= int(sizes.min()) <= int(sizes.max()) <= cumulative.shape[1]:
+        raise ValueError("a coding table is longer than its row")
+    used = torch.arange(cumulative.shape[1]) < sizes[:, None]
+    steps = cumulative.diff(dim=1)
+    last = cumulative.gather(1, sizes[:, None].long() - 1)
+    if (cumulative[:, :1] != 0).any() or (last != 1 << PRECISION).any():
+        raise ValueError("a coding table does not go from 0 to 2^16")
+    if (steps[used[:, 1:]] < 1).any() or (lowest.abs() > _FARTHEST).any():
+        raise ValueError("a coding table does not rise, or lies too far out")
+
+
+def _state(stream: bytes) -> int:
+    return int.from_bytes(stream[:4], "little")
+
+
+def _with_room(stream: Tensor, device: torch.device | None = None) -> Tensor:
+    """A stream tensor (streams, words) with zeros before it in memory, on a device.
+
+    A symbol takes two bytes, and an escape from zeros 64 more; a byte of a stream may claim that
+    30 half bytes follow.
+    """
+    rows, words = stream.shape
+    room = 66 * _MOST_POPPED + 16 * 4 * stream.numel()
+    rows_before = -(-room // (4 * words)) if words else 0
+    if device is None or device.type == "cpu":
+        # NumPy's zeros are pages that the system gives when they are touched.
+        whole = torch.from_numpy(np.zeros((rows_before + rows, words), np.int32))
+    else:
+        whole = torch.zeros(rows_before + rows, words, dtype=torch.int32, device=device)
+    whole[rows_before:] = stream
+    return whole[rows_before:]
 
 
 def _parts(tables: Tables) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,10 +40,13 @@ def _open(path: Path) -> tuple[pq.ParquetFile, dict[str, Any]]:
         raise InputError(f"{path} does not exist; run the step that makes it first")
     try:
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-        return file, json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
+        meaning = json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
+        if not isinstance(meaning, dict):
+            raise ValueError("its meaning is no JSON object")
+        return file, meaning
     except KeyError:
         raise InputError(f"{path} was not written by splitcodec (no meaning in it)") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
 
 
