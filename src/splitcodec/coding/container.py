@@ -141,6 +141,10 @@ class Container:
         """Entropy-coded bytes, without header, framing and index."""
         return sum(self.sizes)
 
+    def table(self) -> list[tuple[int, int, int]]:
+        """Of each chunk: where in the file it begins, tokens, payload bytes."""
+        return list(zip(self._offsets.tolist(), self.lengths, self.sizes, strict=True))
+
     def read(self, sequence: int) -> bytes:
         """The payload of one sequence; BitstreamError unless it fits its checksum."""
         tokens, size = self._index[sequence].tolist()

@@ -35,6 +35,14 @@ def read_meaning(path: Path) -> dict[str, Any]:
     return _open(path)[1]
 
 
+def verify_table(path: Path) -> dict[str, Any]:
+    """Read all of a Parquet file of ours, group by group; its meaning, or InputError."""
+    file, meaning = _open(path)
+    for group in range(file.num_row_groups):
+        read_columns(path, file, file.schema_arrow.names, group)
+    return meaning
+
+
 def _open(path: Path) -> tuple[pq.ParquetFile, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; run the step that makes it first")
