@@ -25,6 +25,7 @@ HEADER = Header(
     codec_hash="0123abcd",
     coder="ans",
     model="Åland",
+    model_hash="h",
     split=2,
     channels=8,
     longest=4,
@@ -74,7 +75,7 @@ _TEXT = st.text(max_size=9)
 @given(
     st.builds(
         Header,
-        **dict.fromkeys(("codec", "codec_hash", "model", "data_hash"), _TEXT)
+        **dict.fromkeys(("codec", "codec_hash", "model", "model_hash", "data_hash"), _TEXT)
         | dict(
             coder=_TEXT,
             partition=_TEXT,

@@ -19,6 +19,7 @@ def test_the_file_says_what_it_holds(stores, codecs, bitstreams):
         coder="zstd",
         channels=32,
         model=metadata["model"],
+        model_hash=metadata["model_hash"],
         split=2,
         longest=max(stores.split.lengths),
         partition="evaluation",

@@ -6,6 +6,7 @@ arrange: they must be refused or read as a file of the same kind, and must do no
 learned codecs prove their symbols, so that even a forged container must decode to the same.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -17,6 +18,8 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from mutations import mutate, mutate_json
@@ -26,7 +29,8 @@ from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.codecs import base, registry
 from splitcodec.coding.container import Container, ContainerWriter
 from splitcodec.evaluation import bitstreams
-from splitcodec.inputs.tables import table_writer, with_meaning
+from splitcodec.inputs.seals import seal
+from splitcodec.inputs.tables import METADATA_KEY, table_writer, with_meaning
 from splitcodec.inputs.tokens import SCHEMA, read_tokens
 from splitcodec.report.table import collect
 from splitcodec.splitting.changes import changed_model
@@ -251,27 +255,47 @@ def _stores(folder: Path) -> Iterator[Reader]:
         parts = [(b.documents[0], b.tokens, b.representation) for b in batches]
         return [json.dumps(store.metadata), *(item for part in parts for item in part)]
 
-    yield Reader("activation store", path.read_bytes(), read)
+    original, forge = path.read_bytes(), functools.partial(_forge_table, path=path)
+    yield Reader("activation store", original, read)
+    yield Reader("activation store, forged", original, read, forge, exact=False)
+
+
+def _forge_table(data: bytes, random: Random, path: Path) -> bytes:
+    """A Parquet file with pages, footer or meaning damaged, and sealed again if it can be."""
+    path.write_bytes(data)
+    if random.random() < 0.5:
+        file = pq.ParquetFile(path)
+        tables = [file.read_row_group(group) for group in range(file.num_row_groups)]
+        meaning = mutate_json(file.schema_arrow.metadata[METADATA_KEY], random)
+        schema = file.schema_arrow.with_metadata({METADATA_KEY: meaning})
+        if random.random() < 0.3:
+            names = random.sample(schema.names, random.randrange(1, len(schema.names)))
+            tables = [table.select(names) for table in tables]
+            schema = pa.schema([schema.field(name) for name in names], schema.metadata)
+        with table_writer(path, schema) as writer:
+            for table in random.choice([tables, tables[::-1], tables[:1], []]):
+                writer.write_table(table.cast(schema))
+        return path.read_bytes()
+    path.write_bytes(mutate(data, random))
+    with contextlib.suppress(Exception):
+        seal(path)
+    return path.read_bytes()
 
 
 def _tokens(folder: Path) -> Iterator[Reader]:
     path = folder / "tokens.parquet"
     with table_writer(path, with_meaning(SCHEMA, "tokens", {"partition": "train"})) as writer:
         columns = [["a", "b", "b"], [0, 1, 2], [[1, 2, 3], [4], [5, 6]]]
-        writer.write_table(_table(columns))
+        writer.write_table(pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA))
 
     def read(data: bytes) -> list[Any]:
         path.write_bytes(data)
         table = read_tokens(path)
         return [table.documents, [s.tolist() for s in table.sequences], json.dumps(table.metadata)]
 
-    yield Reader("tokens", path.read_bytes(), read)
-
-
-def _table(columns: list[list[Any]]) -> Any:
-    import pyarrow as pa
-
-    return pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
+    original, forge = path.read_bytes(), functools.partial(_forge_table, path=path)
+    yield Reader("tokens", original, read)
+    yield Reader("tokens, forged", original, read, forge, exact=False)
 
 
 def _sensitivities(folder: Path) -> Iterator[Reader]:

@@ -81,6 +81,7 @@ def make(folder: Path, kind: str) -> None:
         codec_hash=load_state(folder)[0]["hash"],
         coder=codec.coder,
         model="m",
+        model_hash="h",
         split=2,
         channels=CHANNELS,
         longest=max(LENGTHS),

@@ -50,6 +50,7 @@ class Header(BaseModel):
     codec_hash: _Name
     coder: _Name
     model: _Name
+    model_hash: _Name
     split: Annotated[int, Field(ge=0, le=_LARGEST)]
     channels: _Count
     dtype: Literal["float32"] = "float32"

@@ -23,6 +23,8 @@ from splitcodec.splitting.changes import changed_model
 from splitcodec.splitting.model import SplitModel
 
 _BATCH = 4
+_DATA = ("model", "model_hash", "split", "partition", "data_hash")
+"""What header and store both say of the data."""
 
 
 def check_same_model(meaning: dict[str, Any], activations: Activations, directory: Path) -> None:
@@ -85,7 +87,7 @@ def encode(
         coder=codec.coder,
         channels=codec.channels,
         longest=max(activations.lengths, default=1),
-        **{key: activations.metadata[key] for key in ("model", "split", "partition", "data_hash")},
+        **{key: activations.metadata[key] for key in _DATA},
     )
     starts = range(0, len(activations), _BATCH)
     with write_container(out, header) as writer:
@@ -174,7 +176,7 @@ def decode_to_store(
     """
     decoder = Decoder(bitstream, [codec_directory], model)
     header, original = decoder.header, None
-    meaning = header.model_dump(include={"model", "split", "partition", "data_hash"})
+    meaning = header.model_dump(include=set(_DATA))
     if tokens_from:
         original = Activations(tokens_from)
         decoder.check_same_data(original)
