@@ -290,57 +290,82 @@ Store = Annotated[Path, typer.Option(help="activation store")]
 
 @app.command()
 def encode(
+    file: Annotated[Path, typer.Argument(help="activation store")],
     codec: Annotated[list[Path], typer.Option(help="codec directory; repeat for several")],
-    activations: Store,
-    out: Annotated[list[Path], typer.Option(help="file to write, one for each --codec")],
+    out: Annotated[
+        list[Path], typer.Option(help="one for each --codec; FILE with suffix .rdc if not given")
+    ] = [],  # noqa: B006
     coder: Annotated[
-        list[str], typer.Option(help="ans, or for baselines raw, deflate, zstd; one each")
-    ],
+        list[str],
+        typer.Option(
+            help="for baselines raw, deflate or zstd, one for each --codec; ans for all"
+            " others, which need not be given"
+        ),
+    ] = [],  # noqa: B006
     model: OriginalModel = None,
     model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
-    """Encode a store into container files."""
-    if not len(codec) == len(coder) == len(out):
+    """Encode an activation store into container files."""
+    outputs = out or [file.with_suffix(".rdc")]
+    coders = coder or [None] * len(codec)
+    if not len(codec) == len(coders) == len(outputs):
         raise SettingsError("give one --coder and one --out for each --codec, in the same order")
     from splitcodec.activations.store import Activations
     from splitcodec.evaluation.bitstreams import encode
 
-    store = Activations(activations)
+    store = Activations(file)
     loaded = _load_model(model, model_dtype, store.metadata) if model else None
-    for directory, name, path in zip(codec, coder, out, strict=True):
+    for directory, name, path in zip(codec, coders, outputs, strict=True):
         encode(store, directory, name, path, loaded)
 
 
 @app.command()
 def decode(
-    bitstream: Path,
+    file: Annotated[Path, typer.Argument(help="container file")],
     codec: CodecDirectory,
-    activations: Annotated[Path, typer.Option(help="original store, for the tokens")],
-    out: Out,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="store to write; FILE with suffix .decoded.parquet if not given"),
+    ] = None,
+    activations: Annotated[
+        Path | None, typer.Option(help="original store, for the names of documents and tokens")
+    ] = None,
     model: OriginalModel = None,
     model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
-    """Decode a container file into a store."""
+    """Decode a container file into an activation store."""
+    from splitcodec.codecs.base import load_state
     from splitcodec.evaluation.bitstreams import decode_to_store
-    from splitcodec.inputs.tables import read_meaning
 
-    loaded = _load_model(model, model_dtype, read_meaning(activations)) if model else None
-    decode_to_store(bitstream, codec, activations, out, loaded)
+    loaded = _load_model(model, model_dtype, load_state(codec)[0]) if model else None
+    decode_to_store(file, codec, activations, out or file.with_suffix(".decoded.parquet"), loaded)
 
 
 @app.command()
-def inspect(file: Path) -> None:
-    """Say what a container or a Parquet file of ours holds, as JSON."""
+def inspect(
+    file: Path,
+    verify: Annotated[bool, typer.Option("--verify", help="read all and check it")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for programs")] = False,
+    chunks: Annotated[int, typer.Option(min=0, help="rows of the chunk table to show")] = 20,
+) -> None:
+    """Say what a container or a Parquet file of ours holds."""
     if file.suffix == ".parquet":
-        from splitcodec.inputs.tables import read_meaning
+        from splitcodec.inputs.tables import read_meaning, verify_table
 
-        meaning = read_meaning(file)
+        meaning = verify_table(file) if verify else read_meaning(file)
+        print(json.dumps(meaning, indent=2))
+        return
+    from splitcodec.coding.container import Container
+    from splitcodec.report.inspection import describe as description_of
+    from splitcodec.report.inspection import print_container
+
+    container = Container.open(file)
+    if verify:
+        container.verify()
+    if as_json:
+        print(json.dumps(description_of(container), indent=2))
     else:
-        from splitcodec.coding.container import read_container
-
-        container = read_container(file)
-        meaning = {**container.header, "payload_bytes": container.payload_bytes}
-    print(json.dumps(meaning, indent=2))
+        print_container(container, chunks, verify)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from small_world import one_line, write_store
-from splitcodec.activations.store import Activations, ActivationWriter
+from splitcodec.activations.store import Activations
 from splitcodec.errors import InputError
 
 LENGTHS = (5, 1, 9, 3)
@@ -145,6 +145,5 @@ def test_flipped_bits_anywhere_raise_nothing_else_and_spare_the_values(tmp_path)
 
 def test_the_writer_takes_any_device_layout(tmp_path):
     row = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
-    with ActivationWriter(tmp_path / "a.parquet", 4, torch.float32, {}) as writer:
-        writer.write("d", 0, torch.arange(10), row.T)
-    assert torch.equal(Activations(tmp_path / "a.parquet").read([0]).representation[0], row.T)
+    store = write_store(tmp_path / "a.parquet", [row.T])
+    assert torch.equal(store.read([0]).representation[0], row.T)

@@ -164,26 +164,26 @@ def test_an_unknown_baseline(run, world, out):
 
 @pytest.mark.parametrize("coder", ["ans", "lzma"])
 def test_a_coder_that_the_codec_has_not(run, world, made, out, coder):
-    done = run("encode", "--codec", made / "int4", "--activations", world.store(2, "evaluation"),
+    done = run("encode", "--codec", made / "int4", world.store(2, "evaluation"),
                "--coder", coder, "--out", out)  # fmt: skip
     assert f"int4 has no coder '{coder}'" in done.complaint
 
 
 def test_a_missing_codec(run, world, out, tmp_path):
     done = run("encode", "--codec", tmp_path / "none", "--coder", "raw",
-               "--activations", world.store(2, "evaluation"), "--out", out)  # fmt: skip
+               world.store(2, "evaluation"), "--out", out)  # fmt: skip
     assert "codec.json does not exist" in done.complaint
 
 
 def test_a_store_of_another_split(run, world, made, out):
     done = run("encode", "--codec", made / "int4", "--coder", "raw",
-               "--activations", world.store(1, "evaluation"), "--out", out)  # fmt: skip
+               world.store(1, "evaluation"), "--out", out)  # fmt: skip
     assert "made for split 2" in done.complaint
 
 
 def test_unequal_numbers_of_flags(run, world, made, out):
     done = run("encode", "--codec", made / "int4", "--codec", made / "int8", "--coder", "raw",
-               "--activations", world.store(2, "evaluation"), "--out", out)  # fmt: skip
+               world.store(2, "evaluation"), "--out", out)  # fmt: skip
     assert "one --coder and one --out for each --codec" in done.complaint
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_bitstream(run, world, made, out, tmp_path, damage):
     done = run("decode", tmp_path / "bad.rdc", "--codec", made / "int4",
                "--activations", world.store(2, "evaluation"), "--out", out)  # fmt: skip
     assert "bad.rdc is" in done.complaint
-    assert "bad.rdc is" in run("inspect", tmp_path / "bad.rdc").complaint
+    assert "bad.rdc is" in run("inspect", tmp_path / "bad.rdc", "--verify").complaint
 
 
 def test_the_wrong_codec(evaluate, made):

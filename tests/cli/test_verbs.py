@@ -1,6 +1,7 @@
 """The verbs one after the other, as the workflow calls them, on the small model."""
 
 import json
+import re
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import torch
 
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.registry import load_codec
+from splitcodec.coding.container import Container
 
 # Places say what is what, as in results/<experiment>.
 PLACE = "model/split2"
@@ -71,7 +73,7 @@ def _all_verbs(world, folder, run):
         for codec, coder, name in jobs
         for flag in ("--codec", codec, "--coder", coder, "--out", folder / name)
     ]
-    run("encode", "--activations", evaluation, *flags)
+    run("encode", evaluation, *flags)
     run("decode", folder / "klt.rdc", "--codec", klt, "--activations", evaluation,
         "--out", folder / "decoded.parquet")  # fmt: skip
     flags = [
@@ -169,11 +171,34 @@ def test_the_table_has_a_row_a_point(folder):
 
 
 def test_inspect_says_what_files_hold(run, folder, world):
-    header = json.loads(run("inspect", folder / "klt.rdc").out)
+    header = json.loads(run("inspect", folder / "klt.rdc", "--json").out)
     assert (header["codec"], header["split"], header["partition"]) == ("klt", 2, "evaluation")
-    assert header["payload_bytes"] > 0
-    meaning = json.loads(run("inspect", world.tokens("train")).out)
+    assert 0 < header["payload_bytes"] < header["file_bytes"]
+    meaning = json.loads(run("inspect", world.tokens("train"), "--verify").out)
     assert meaning["kind"] == "tokens"
+
+
+def test_inspect_shows_people_the_chunks(run, folder):
+    shown = run("inspect", folder / "klt.rdc").out
+    container = Container.open(folder / "klt.rdc")
+    for tokens, size in zip(container.lengths, container.sizes, strict=True):
+        assert re.search(rf"\b{tokens}\W+{size}\W+{8 * size / tokens:,.1f}\b", shown)
+    assert "--verify checks them" in shown
+    short = run("inspect", folder / "klt.rdc", "--chunks", 2, "--verify").out
+    assert "and 5 more" in short
+    assert "all checksums fit" in short
+
+
+def test_two_words_encode_and_decode(run, folder, tmp_path):
+    """Everything but the codec has a default; the decoded store needs no original."""
+    store = tmp_path / "mine.parquet"
+    store.write_bytes((folder / "split2/evaluation.parquet").read_bytes())
+    codec = folder / f"codecs/{PLACE}/int4/fixed"
+    assert run("encode", store, "--codec", codec).code == 0
+    assert run("decode", tmp_path / "mine.rdc", "--codec", codec).code == 0
+    decoded = Activations(tmp_path / "mine.decoded.parquet")
+    assert decoded.lengths == Activations(store).lengths
+    assert decoded.metadata["decoded_from"] == "mine.rdc"
 
 
 def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
@@ -205,7 +230,7 @@ def test_a_model_that_learned_with_its_codec_passes_all_verbs(run, folder, world
                *(flag for pair in tuning for flag in ("--tune", pair)))  # fmt: skip
     assert done.code == 0, done.error
     stream, out = tmp_path / "mine.rdc", tmp_path / "mine.json"
-    encoding = ["encode", "--codec", codec, "--coder", "ans", "--activations", evaluation]
+    encoding = ["encode", "--codec", codec, evaluation]
     assert "give --model" in run(*encoding, "--out", stream).complaint
     assert run(*encoding, "--out", stream, *model).code == 0
     done = run("decode", stream, "--codec", codec, "--activations", evaluation,

@@ -9,7 +9,8 @@ from splitcodec.codecs.base import save_codec
 from splitcodec.codecs.registry import build_codec, coders_of, load_codec
 from splitcodec.errors import InputError, SettingsError
 
-MEANING = {"model": "m", "split": 2, "lambda": 0.01, "seed": 0, "data_hash": "d"}
+MEANING = {"model": "m", "model_hash": "h", "split": 2, "mode": "frozen"}
+MEANING |= {"lambda": 0.01, "seed": 0, "data_hash": "d"}
 
 
 def build(name):

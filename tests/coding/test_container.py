@@ -1,40 +1,90 @@
+import io
+import json
 import random
 import struct
-import zlib
-from pathlib import Path
+import tracemalloc
+from types import SimpleNamespace
 
+import google_crc32c
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from small_world import one_line
-from splitcodec.coding.container import MAGIC, Container, read_container, write_container
+from splitcodec.coding.container import (
+    MAGIC,
+    Container,
+    ContainerWriter,
+    Header,
+    write_container,
+)
 from splitcodec.errors import BitstreamError, InputError
 
-HEADER = {"codec": "klt", "codec_hash": "0123abcd", "coder": "ans", "split": 2, "name": "Åland"}
+HEADER = Header(
+    codec="klt",
+    codec_hash="0123abcd",
+    coder="ans",
+    model="Åland",
+    model_hash="h",
+    split=2,
+    channels=8,
+    longest=4,
+    partition="evaluation",
+    data_hash="d",
+)
 LENGTHS = [3, 1, 4]
 PAYLOADS = [b"first payload", b"", bytes(range(40))]
 
 
+def write(path, header=HEADER, lengths=LENGTHS, payloads=PAYLOADS):
+    with write_container(path, header) as writer:
+        for tokens, payload in zip(lengths, payloads, strict=True):
+            writer.add(tokens, payload)
+
+
+def read_all(path):
+    """Header, lengths and payloads."""
+    container = Container.open(path)
+    return container.header, container.lengths, [container.read(i) for i in range(len(container))]
+
+
+def refused(path, match):
+    with pytest.raises(BitstreamError, match=match) as caught:
+        read_all(path)
+    assert one_line(caught.value)
+
+
 @pytest.fixture
 def path(tmp_path):
-    path = tmp_path / "a.rdc"
-    write_container(path, HEADER, LENGTHS, PAYLOADS)
-    return path
+    write(tmp_path / "a.rdc")
+    return tmp_path / "a.rdc"
 
 
 def test_all_comes_back(path):
-    container = read_container(path)
-    assert container == Container(HEADER | {"sequences": 3, "tokens": 8}, LENGTHS, PAYLOADS)
-    assert container.payload_bytes == 53
+    assert read_all(path) == (HEADER, LENGTHS, PAYLOADS)
+    container = Container.open(path)
+    assert (len(container), container.payload_bytes, container.sizes) == (3, 53, [13, 0, 40])
+    assert container.read(2) == PAYLOADS[2], "one sequence is read alone"
+    container.verify()
     assert list(path.parent.iterdir()) == [path]
 
 
+_TEXT = st.text(max_size=9)
+
+
 @given(
-    st.dictionaries(
-        st.text(max_size=9), st.one_of(st.none(), st.integers(), st.text()), max_size=5
+    st.builds(
+        Header,
+        **dict.fromkeys(("codec", "codec_hash", "model", "model_hash", "data_hash"), _TEXT)
+        | dict(
+            coder=_TEXT,
+            partition=_TEXT,
+            split=st.integers(0, 99),
+            channels=st.integers(1, 999),
+            longest=st.just(10**6),
+        ),
     ),
-    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(max_size=200)), max_size=6),
+    st.lists(st.tuples(st.integers(1, 10**6), st.binary(max_size=200)), max_size=6),
 )
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -42,128 +92,170 @@ def test_all_comes_back(path):
 def test_any_header_and_payloads_come_back(tmp_path, header, chunks):
     path = tmp_path / "any.rdc"
     lengths, payloads = [n for n, _ in chunks], [payload for _, payload in chunks]
-    write_container(path, header, lengths, payloads)
-    container = read_container(path)
-    assert container.header == header | {"sequences": len(chunks), "tokens": sum(lengths)}
-    assert (container.lengths, container.payloads) == (lengths, payloads)
+    write(path, header, lengths, payloads)
+    assert read_all(path) == (header, lengths, payloads)
 
 
-def test_the_overhead_is_twelve_bytes_a_sequence_and_the_header(path, tmp_path):
-    write_container(tmp_path / "b.rdc", HEADER, [*LENGTHS, 0], [*PAYLOADS, b"1234567"])
-    assert (tmp_path / "b.rdc").stat().st_size == path.stat().st_size + 12 + 7
+def test_the_overhead_is_twenty_bytes_a_sequence_and_under_half_a_kilobyte(path, tmp_path):
+    size = path.stat().st_size
+    assert size - 53 - 3 * 20 < 500
+    write(tmp_path / "b.rdc", HEADER, [*LENGTHS, 1], [*PAYLOADS, b"1234567"])
+    assert (tmp_path / "b.rdc").stat().st_size == size + 20 + 7
 
 
-# A container of version 1, byte for byte. If this fails, the format has changed: then VERSION must
-# grow too, since files made before can no longer be read.
-GOLDEN = (
-    "8953504c430d0a1a0100400000007b22636f646563223a226b6c74222c22636f646572223a22616e"
-    "73222c2273706c6974223a322c2273657175656e636573223a322c22746f6b656e73223a337da048"
-    "d90d0200000002000000cdf6b58700ff01000000010000007fb1c27c7a"
-)
-
-
-def test_the_golden_container_has_not_changed(tmp_path):
-    path = tmp_path / "golden.rdc"
-    write_container(path, {"codec": "klt", "coder": "ans", "split": 2}, [2, 1], [b"\x00\xff", b"z"])
-    assert path.read_bytes().hex() == GOLDEN
-    container = read_container(path)
-    assert container.payloads == [b"\x00\xff", b"z"]
+def test_a_strangers_reader_finds_all(path):
+    """Written from docs/format.md alone."""
+    data = path.read_bytes()
+    crc = google_crc32c.value
+    magic, version, size = struct.unpack_from("<8sHI", data)
+    header, seed = data[14 : 14 + size], data[14 + size : 18 + size]
+    assert (magic, version) == (b"\x89RDC\r\n\x1a\n", 2)
+    assert seed == struct.pack("<I", crc(data[: 14 + size]))
+    place, found = 18 + size, []
+    while tokens := struct.unpack_from("<I", data, place)[0]:
+        (length,) = struct.unpack_from("<I", data, place + 4)
+        payload = data[place + 8 : place + 8 + length]
+        checked = seed + struct.pack("<III", len(found), tokens, length) + payload
+        place += 8 + length
+        assert struct.unpack_from("<I", data, place)[0] == crc(checked)
+        place += 4
+        found.append((tokens, payload))
+    index, footer = data[place:-24], data[-24:]
+    assert struct.unpack_from("<IQ", footer) == (3, 8)
+    assert footer[12:16] == struct.pack("<I", crc(seed + index + footer[:12]))
+    assert footer[16:] == b"\x89RDCEND\n"
+    assert list(struct.iter_unpack("<II", index[4:])) == [(n, len(p)) for n, p in found]
+    assert found == list(zip(LENGTHS, PAYLOADS, strict=True))
+    assert json.loads(header) == HEADER.model_dump()
 
 
 def test_every_truncation_is_noticed(path):
     data = path.read_bytes()
     for size in range(len(data)):
         path.write_bytes(data[:size])
-        with pytest.raises(BitstreamError, match=r"a\.rdc") as caught:
-            read_container(path)
-        assert one_line(caught.value)
+        refused(path, r"a\.rdc")
 
 
-def test_every_changed_byte_is_noticed(path, monkeypatch):
-    data = path.read_bytes()
-    generator = random.Random(0)
-    spoilt = bytearray(data)
-    monkeypatch.setattr(Path, "read_bytes", lambda _: bytes(spoilt))
-    for position in [*range(len(data)), *(generator.randrange(len(data)) for _ in range(4000))]:
-        spoilt[:] = data
+def test_every_changed_byte_is_noticed(path):
+    data, generator = path.read_bytes(), random.Random(0)
+    for position in range(len(data)):
+        spoilt = bytearray(data)
         spoilt[position] ^= generator.randrange(1, 256)
-        with pytest.raises(BitstreamError, match=r"a\.rdc") as caught:
-            read_container(path)
-        assert one_line(caught.value)
+        path.write_bytes(spoilt)
+        refused(path, r"a\.rdc")
 
 
 def test_anything_behind_the_end_is_noticed(path):
     data = path.read_bytes()
-    for more in (b"\x00", b"\x00" * 12, data):
+    for more in (b"\x00", b"\x00" * 12, data[-24:], data):
         path.write_bytes(data + more)
-        with pytest.raises(BitstreamError, match="damaged"):
-            read_container(path)
+        refused(path, "damaged")
 
 
-def test_chunks_in_another_order_or_missing_are_noticed(tmp_path):
-    path = tmp_path / "a.rdc"
-    write_container(path, HEADER, [3, 1], [b"one", b"four"])
-    data = path.read_bytes()
-    path.write_bytes(data[: -(12 + 4)])
-    with pytest.raises(BitstreamError, match="number of sequences"):
-        read_container(path)
+def test_an_unfinished_file_says_so(path):
+    file = io.BytesIO()
+    writer = ContainerWriter(file, HEADER)
+    writer.add(3, b"payload")
+    path.write_bytes(file.getvalue())
+    refused(path, "cut off, or never finished")
+
+
+def test_chunks_of_another_place_or_file_are_noticed(path, tmp_path):
+    """Checksums are bound to the number of a chunk and to the header."""
+    write(path, HEADER, [3, 3], [b"1234", b"5678"])
+    write(tmp_path / "b.rdc", HEADER.model_copy(update={"data_hash": "e"}), [3], [b"1234"])
+    data, other = path.read_bytes(), (tmp_path / "b.rdc").read_bytes()
+    first, second = data.index(b"1234") - 8, data.index(b"5678") - 8
+    path.write_bytes(data[:first] + data[second : second + 16] + data[second:])
+    refused(path, "chunk 0 does not match")
+    foreign = other[other.index(b"1234") - 8 :][:16]
+    path.write_bytes(data[:first] + foreign + data[second:])
+    refused(path, "chunk 0 does not match")
 
 
 def test_a_foreign_file_says_so(tmp_path):
     path = tmp_path / "a.rdc"
     for data in (b"", b"PAR1", b"\x89PNG\r\n\x1a\n" + b"x" * 100, b"{}" * 400):
         path.write_bytes(data)
-        with pytest.raises(BitstreamError, match="not a splitcodec container") as caught:
-            read_container(path)
-        assert one_line(caught.value)
+        refused(path, "not a splitcodec container")
 
 
-def test_a_later_version_says_so(path):
+def test_another_version_says_so(path):
     data = bytearray(path.read_bytes())
-    struct.pack_into("<H", data, len(MAGIC), 2)
+    struct.pack_into("<H", data, len(MAGIC), 3)
     path.write_bytes(data)
-    with pytest.raises(BitstreamError, match="version 2"):
-        read_container(path)
+    refused(path, "version 3")
 
 
-def test_a_giant_header_length_takes_no_memory(path):
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, len(MAGIC) + 2, 0xFFFFFFF0)
-    path.write_bytes(data)
-    with pytest.raises(BitstreamError, match="header"):
-        read_container(path)
+def with_header(path, text):
+    """Replace the header of the file at `path`, and all checksums that follow from it."""
+    _, lengths, payloads = read_all(path)
+    file = io.BytesIO()
+    writer = ContainerWriter(file, SimpleNamespace(longest=4, model_dump_json=lambda: text))
+    for tokens, payload in zip(lengths, payloads, strict=True):
+        writer.add(tokens, payload)
+    writer.finish()
+    path.write_bytes(file.getvalue())
 
 
-def test_a_giant_chunk_length_takes_no_memory(tmp_path):
-    path = tmp_path / "a.rdc"
-    write_container(path, HEADER, [1], [b"abc"])
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, len(data) - 3 - 8, 0xFFFFFFFF)
-    path.write_bytes(data)
-    with pytest.raises(BitstreamError, match="chunk 0"):
-        read_container(path)
+CHANGES = [
+    {"channels": 0}, {"channels": -1}, {"channels": "8"}, {"channels": 8.5}, {"channels": 2**32},
+    {"longest": 0}, {"longest": 3}, {"split": None}, {"codec": 7}, {"dtype": "float64"},
+    {"codec": "x" * 1001}, {"more": 1},
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", [b"[]", b"7", b"\xff\xfe", b"{", b'{"codec": "klt"'])
-def test_a_header_that_is_no_json_object_is_refused_though_its_checksum_fits(tmp_path, text):
-    start = struct.pack("<8sHI", MAGIC, 1, len(text)) + text
-    path = tmp_path / "a.rdc"
-    path.write_bytes(start + struct.pack("<I", zlib.crc32(start)))
-    with pytest.raises(BitstreamError) as caught:
-        read_container(path)
-    assert one_line(caught.value)
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "7", "{", "{}", "[" * 60_000, "NaN"]
+    + [json.dumps(HEADER.model_dump() | change) for change in CHANGES],
+    ids=lambda text: text[:20],
+)
+def test_a_header_that_cannot_be_is_refused_though_its_checksum_fits(path, text):
+    with_header(path, text)
+    refused(path, "damaged")
+
+
+def test_giant_sizes_take_no_memory(path):
+    """Sizes are held against the file before anything of that size is made."""
+    data = path.read_bytes()
+    places = [len(MAGIC) + 2, data.index(PAYLOADS[0]) - 4, len(data) - 24]
+    tracemalloc.start()
+    for place in places:
+        spoilt = bytearray(data)
+        struct.pack_into("<I", spoilt, place, 0xFFFFFFF0)
+        path.write_bytes(spoilt)
+        refused(path, "damaged")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_sequences_larger_than_the_reader_allows_are_refused(path):
+    assert len(Container.open(path, most_values=32)) == 3
+    with pytest.raises(BitstreamError, match=r"4 tokens of 8 channels.*at most 31 values"):
+        Container.open(path, most_values=31)
 
 
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(InputError, match=r"none\.rdc.*No such file"):
-        read_container(tmp_path / "none.rdc")
+        Container.open(tmp_path / "none.rdc")
 
 
 def test_an_error_while_writing_spares_the_earlier_file(path):
     before = path.read_bytes()
-    with pytest.raises(ValueError):
-        write_container(path, HEADER, [1, 2], [b"only one"])
-    with pytest.raises(ValueError):
-        write_container(path, HEADER | {"rate": float("nan")}, [1], [b"x"])
+    for lengths in ([1, 2], [0], [5]):
+        with pytest.raises(ValueError):
+            write(path, HEADER, lengths, [b"only one"])
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_writing_holds_no_payload(tmp_path):
+    payload = bytes(1 << 16)
+    tracemalloc.start()
+    write(tmp_path / "a.rdc", HEADER, [1] * 200, [payload] * 200)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20, "of 13 MB"
+    container = Container.open(tmp_path / "a.rdc")
+    container.verify()
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

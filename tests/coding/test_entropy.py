@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 
 import numpy as np
@@ -6,8 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from splitcodec.coding import entropy
 from splitcodec.coding.clock import coder_clock
-from splitcodec.coding.entropy import PRECISION, Decoder, Tables, decode, encode, quantise_tables
+from splitcodec.coding.entropy import (
+    PRECISION,
+    Decoder,
+    Tables,
+    check_tables,
+    decode,
+    encode,
+    quantise_tables,
+)
 from splitcodec.densities.location_scale import Gaussian, table_scales
 from splitcodec.errors import BitstreamError
 
@@ -163,20 +173,85 @@ def test_a_stream_shorter_than_the_coders_state_is_refused():
             decode([stream], int32([[0]]), GAUSSIAN.tables())
 
 
-def test_garbage_never_crashes_the_decoder():
+def garbage(number, generator):
+    """Streams that begin as the coder's may, of noise, of the longest escapes, or of nothing."""
+    size = int(generator.integers(4, 300))
+    body = [generator.bytes(size), b"\xff" * size, b"\0" * size, b"\xff\0" * size][number % 4]
+    state = int(generator.integers(1 << 23, 1 << 31))
+    return state.to_bytes(4, "little") + body
+
+
+def test_garbage_is_refused_without_reading_beyond_the_buffer():
+    """The buffer's memory before the stream stays as it was given: zeros, and enough of them."""
     generator = np.random.default_rng(0)
-    indexes = torch.randint(0, 64, (1, 60), dtype=torch.int32)
-    for _ in range(500):
-        garbage = generator.bytes(int(generator.integers(4, 120)))
-        assert decode([garbage], indexes, GAUSSIAN.tables()).shape == (1, 60)
+    for number in range(2000):
+        indexes = torch.from_numpy(generator.integers(0, 64, (2, 60), np.int32))
+        decoder = Decoder([garbage(number, generator) for _ in range(2)])
+        room = decoder._stream.storage_offset() * 4
+        assert room > 16 * decoder._stream.numel() * 4 + 66 * indexes.shape[1]
+        with contextlib.suppress(BitstreamError):
+            decoder.pop(indexes, GAUSSIAN.tables())
+            decoder.finish()
+            pytest.fail("noise passed for a stream")
+        assert int(decoder._stream[:, 0].min()) > -room, "read beyond the zeros"
 
 
-def test_garbage_never_crashes_the_decoder_by_pieces():
+def test_garbage_is_refused_by_pieces():
     generator = np.random.default_rng(0)
     indexes = torch.randint(0, 64, (1, 4), dtype=torch.int32)
-    for _ in range(100):
-        decoder = Decoder([generator.bytes(int(generator.integers(4, 120)))])
-        assert all(decoder.pop(indexes, GAUSSIAN.tables()).shape == (1, 4) for _ in range(40))
+    for number in range(100):
+        decoder = Decoder([garbage(number, generator)])
+        with pytest.raises(BitstreamError, match="ends before its symbols"):
+            for _ in range(1200):
+                decoder.pop(indexes, GAUSSIAN.tables())
+
+
+def test_a_state_that_the_coder_never_has_is_refused():
+    for state in (0, (1 << 23) - 1, 1 << 31, (1 << 32) - 1):
+        with pytest.raises(BitstreamError, match="does not start"):
+            decode([state.to_bytes(4, "little") + bytes(40)], int32([[0]]), GAUSSIAN.tables())
+
+
+@given(cases(), st.integers(1, 9))
+@settings(max_examples=50, deadline=None)
+def test_more_or_less_than_the_stream_is_refused(case, size):
+    symbols, indexes, tables = case
+    for row, stream in enumerate(encode(symbols, indexes, tables)):
+        if len(stream) > 4:
+            with pytest.raises(BitstreamError):
+                decode([stream[: max(4, len(stream) - size)]], indexes[row : row + 1], tables)
+        with pytest.raises(BitstreamError):
+            decode([stream[:4] + bytes(size) + stream[4:]], indexes[row : row + 1], tables)
+
+
+def test_long_rows_are_decoded_in_pieces(monkeypatch):
+    monkeypatch.setattr(entropy, "_MOST_POPPED", 7)
+    symbols = torch.arange(-30, 30, dtype=torch.int32).view(2, 30)
+    indexes = torch.full_like(symbols, 20)
+    streams = encode(symbols, indexes, GAUSSIAN.tables())
+    assert torch.equal(decode(streams, indexes, GAUSSIAN.tables()), symbols)
+
+
+def test_tables_that_the_coder_could_not_be_trusted_with():
+    good = quantise_tables([torch.tensor([0.2, 0.8])] * 2, [0, -1])
+    check_tables(good)
+    cumulative, sizes, lowest = good.cumulative, good.sizes, good.lowest
+    flat = cumulative.clone()
+    flat[1, 1] = 0
+    for bad in (
+        Tables(cumulative.long(), sizes, lowest),
+        Tables(cumulative[0], sizes, lowest),
+        Tables(cumulative[:1], sizes, lowest),
+        Tables(cumulative, sizes + 1, lowest),
+        Tables(cumulative, sizes - 3, lowest),
+        Tables(cumulative, sizes - 1, lowest),
+        Tables(cumulative, sizes, lowest[:1]),
+        Tables(cumulative, sizes, lowest - (1 << 30)),
+        Tables(cumulative + 1, sizes, lowest),
+        Tables(flat, sizes, lowest),
+    ):
+        with pytest.raises(ValueError, match="table"):
+            check_tables(bad)
 
 
 # If this fails, streams made before can no longer be decoded: the container's VERSION must grow.

@@ -4,27 +4,27 @@ import torch
 from small_world import one_line, save_for, write_store
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.registry import build_codec, load_codec
-from splitcodec.coding.container import read_container
+from splitcodec.coding.container import Container, Header, write_container
 from splitcodec.errors import BitstreamError, InputError, SettingsError
 from splitcodec.evaluation.bitstreams import Decoder, decode_to_store, encode
 
 
 def test_the_file_says_what_it_holds(stores, codecs, bitstreams):
-    container = read_container(bitstreams["int8", "zstd"])
+    container = Container.open(bitstreams["int8", "zstd"])
     meaning = load_codec(codecs["int8"])[1]
     metadata = stores.split.metadata
-    assert container.header == {
-        "codec": "int8",
-        "codec_hash": meaning["hash"],
-        "coder": "zstd",
-        "channels": 32,
-        "model": metadata["model"],
-        "split": 2,
-        "partition": "evaluation",
-        "data_hash": metadata["data_hash"],
-        "sequences": 7,
-        "tokens": stores.split.tokens,
-    }
+    assert container.header == Header(
+        codec="int8",
+        codec_hash=meaning["hash"],
+        coder="zstd",
+        channels=32,
+        model=metadata["model"],
+        model_hash=metadata["model_hash"],
+        split=2,
+        longest=max(stores.split.lengths),
+        partition="evaluation",
+        data_hash=metadata["data_hash"],
+    )
     assert container.lengths == stores.split.lengths
 
 
@@ -98,12 +98,44 @@ def test_a_store_of_other_channels_is_refused(stores, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_store_can_be_decoded_without_the_original(stores, codecs, bitstreams, tmp_path):
+    out = tmp_path / "decoded.parquet"
+    decode_to_store(bitstreams["fine", "ans"], codecs["fine"], None, out)
+    decoded = Activations(out)
+    expected = Decoder(bitstreams["fine", "ans"], [codecs["fine"]]).decode(range(7))
+    found = decoded.read(range(7))
+    assert torch.equal(found.representation, expected)
+    assert (decoded.lengths, set(found.documents)) == (stores.split.lengths, {""})
+    assert set(found.tokens[found.mask].tolist()) == {-1}
+    assert decoded.metadata["data_hash"] == stores.split.metadata["data_hash"]
+
+
+def test_any_sequence_is_decoded_alone_and_read_alone(codecs, bitstreams, monkeypatch):
+    decoder = Decoder(bitstreams["fine", "ans"], [codecs["fine"]])
+    whole, read = decoder.decode(range(7)), Container.read
+    seen = []
+    monkeypatch.setattr(Container, "read", lambda self, i: seen.append(i) or read(self, i))
+    alone = decoder.decode([4])
+    assert seen == [4]
+    torch.testing.assert_close(alone[0], whole[4, : alone.shape[1]], rtol=1e-6, atol=1e-6)
+
+
+def test_a_header_that_contradicts_the_codec_is_refused(codecs, bitstreams, tmp_path):
+    container = Container.open(bitstreams["fine", "ans"])
+    for change in ({"coder": "zstd"}, {"channels": 31}, {"codec": "factorised"}):
+        with write_container(tmp_path / "a", container.header.model_copy(update=change)) as writer:
+            writer.add(container.lengths[0], container.read(0))
+        with pytest.raises(BitstreamError, match="its codec is not") as caught:
+            Decoder(tmp_path / "a", [codecs["fine"]])
+        assert one_line(caught.value)
+
+
 def test_a_damaged_file_never_decodes(codecs, bitstreams, tmp_path):
     data = bytearray(bitstreams["fine", "ans"].read_bytes())
     for place in range(0, len(data), 37):
         data[place] ^= 0x10
         (tmp_path / "a.rdc").write_bytes(data)
         with pytest.raises(BitstreamError) as caught:
-            Decoder(tmp_path / "a.rdc", [codecs["fine"]])
+            Decoder(tmp_path / "a.rdc", [codecs["fine"]]).decode(range(7))
         assert one_line(caught.value)
         data[place] ^= 0x10

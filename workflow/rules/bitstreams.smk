@@ -20,8 +20,8 @@ rule encode:
     message:
         "encoding {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
-        "splitcodec encode --codec {params.codec} --coder {wildcards.coder} {params.model}"
-        " --activations {input.activations} --out {output} > {log} 2>&1"
+        "splitcodec encode {input.activations} --codec {params.codec} --coder {wildcards.coder}"
+        " {params.model} --out {output} > {log} 2>&1"
 
 
 rule encode_baselines:
@@ -52,4 +52,4 @@ rule encode_baselines:
     message:
         "encoding the baselines at split {wildcards.split}"
     shell:
-        "splitcodec encode --activations {input.activations} {params.args} > {log} 2>&1"
+        "splitcodec encode {input.activations} {params.args} > {log} 2>&1"

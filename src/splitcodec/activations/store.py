@@ -14,12 +14,16 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from splitcodec.errors import InputError
-from splitcodec.inputs.tables import damaged, open_table, read_columns, with_meaning
+from splitcodec.inputs.tables import damaged, open_table, read_columns, table_writer, with_meaning
+
+_MEANING = {"model": str, "model_hash": str, "split": int, "data_hash": str, "partition": str}
+_MEANING |= {"channels": int}
+_DTYPES = ("float16", "bfloat16", "float32")
+_MOST_CHANNELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,16 @@ class ActivationWriter:
     ) -> None:
         self._schema = schema_of(channels, dtype, metadata)
         self._dtype = dtype
-        self._file = pq.ParquetWriter(
-            path,
-            self._schema,
-            compression="none",
-            use_dictionary=["document"],
-            write_page_checksum=True,
+        self._writer = table_writer(
+            path, self._schema, compression="none", use_dictionary=["document"]
         )
 
     def __enter__(self) -> Self:
+        self._file = self._writer.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, *error: Any) -> None:
+        self._writer.__exit__(*error)
 
     def write(self, document: str, sequence: int, tokens: Tensor, representation: Tensor) -> None:
         """Append one sequence: tokens (tokens,), representation (tokens, channels)."""
@@ -119,11 +120,13 @@ class Activations:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file, self.metadata = open_table(path, "activations")
-        try:
-            self._dtype = getattr(torch, self.metadata["dtype"])
-            self.channels: int = self.metadata["channels"]
-        except (AttributeError, KeyError) as error:
-            raise damaged(path, error) from None
+        known = {key: type(self.metadata.get(key)) for key in _MEANING}
+        dtype, self.channels = self.metadata.get("dtype"), self.metadata.get("channels", 0)
+        if known != _MEANING or dtype not in _DTYPES or not 0 < self.channels <= _MOST_CHANNELS:
+            raise damaged(path, ValueError("its meaning is not that of a store"))
+        self._dtype = getattr(torch, dtype)
+        if not self._file.schema_arrow.equals(schema_of(self.channels, self._dtype, {})):
+            raise damaged(path, ValueError("its columns are not those of a store"))
         self.lengths = [
             self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
         ]

@@ -9,9 +9,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -79,7 +80,26 @@ class Codec(nn.Module):
 
 _NOT_HASHED = ("train_seconds", "versions", "hash")
 _CHANGES = "model_changes_sha256"
-_NEEDED = {"codec", "name", "channels", "hyperparameters", "hash"}
+MOST_CHANNELS = 1 << 20
+
+
+class Description(BaseModel):
+    """What codec.json says at least."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    codec: str
+    name: str
+    hash: str
+    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+    hyperparameters: dict[str, Any]
+    mode: str
+    model: str
+    model_hash: str
+    split: Annotated[int, Field(ge=0)]
+    seed: int | None
+    rate_weight: float | None = Field(alias="lambda")
+    model_changes_sha256: str | None = None
 
 
 def save_codec(
@@ -115,16 +135,15 @@ def save_codec(
 def load_state(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """codec.json and the tensors of a codec's folder; raises InputError if either is damaged."""
     meaning = read_json(directory / "codec.json")
-    if not isinstance(meaning, dict) or not meaning.keys() >= _NEEDED:
-        raise InputError(f"{directory}/codec.json does not describe a codec; train it again")
     try:
-        weights = (directory / "codec.safetensors").read_bytes()
-        state = safetensors.torch.load(weights)
-    except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        Description.model_validate(meaning)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "all of it"
         raise InputError(
-            f"{directory} holds no readable codec ({reason:.200}); train it again"
+            f"{directory}/codec.json does not describe a codec (see {place:.100}); train it again"
         ) from None
+    weights = _read(directory / "codec.safetensors")
+    state = _tensors_of(weights, directory)
     if meaning["hash"] != _hash_of(meaning, weights):
         raise InputError(f"{directory} does not match its hash: it is damaged; train it again")
     return meaning, state
@@ -137,17 +156,31 @@ def load_changes(directory: Path, meaning: dict[str, Any]) -> dict[str, Tensor]:
     """
     if _CHANGES not in meaning:
         return {}
-    try:
-        data = (directory / "model.safetensors").read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"cannot read {directory}/model.safetensors ({error.strerror}); train the codec again"
-        ) from None
+    data = _read(directory / "model.safetensors")
     if hashlib.sha256(data).hexdigest() != meaning[_CHANGES]:
         raise InputError(
             f"{directory}/model.safetensors is damaged or another codec's; train it again"
         )
-    return safetensors.torch.load(data)
+    return _tensors_of(data, directory)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} holds no readable codec ({path.name}: {error.strerror}); train it again"
+        ) from None
+
+
+def _tensors_of(data: bytes, directory: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, KeyError, RuntimeError) as error:  # a dtype or shape torch has not
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{directory} holds no readable codec ({reason:.200}); train it again"
+        ) from None
 
 
 def _bytes_of(state: dict[str, Tensor]) -> bytes:

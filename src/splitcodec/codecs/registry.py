@@ -4,15 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from torch import Tensor
 
 from splitcodec.codecs.base import Codec, load_state
 from splitcodec.codecs.catalogue import CODERS, hyperparameters_of, is_baseline
 from splitcodec.codecs.direct_access import DirectAccess
 from splitcodec.codecs.factorised import Factorised
+from splitcodec.codecs.hyperparameters import (
+    DirectAccessHyperparameters,
+    Hyperparameters,
+    HyperpriorHyperparameters,
+    KltHyperparameters,
+)
 from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.quantisers import HalfPrecision, IntegerQuantiser
+from splitcodec.codecs.transform import TransformCodec
+from splitcodec.coding.entropy import check_tables
 from splitcodec.errors import InputError
 
 _CLASSES: dict[str, Callable[..., Codec]] = {
@@ -38,6 +46,27 @@ def build_codec(name: str, channels: int, hyperparameters: dict[str, Any], **sha
     return _CLASSES[name](name, channels, parsed, **shape)
 
 
+def _check_size(
+    channels: int,
+    parsed: Hyperparameters,
+    state: dict[str, Tensor],
+    kept: int = 0,
+    vocabulary: int = 0,
+) -> None:
+    """Raise ValueError for a description of more weights than there are, before it is built."""
+    least = kept * channels + vocabulary
+    if isinstance(parsed, KltHyperparameters):
+        if state["analysis"].shape != (kept, channels):
+            raise ValueError(f"its transform is not of {channels} channels")
+        least += parsed.tokens * channels**2
+    if isinstance(parsed, HyperpriorHyperparameters):
+        least += (12 * parsed.layers * parsed.width + parsed.side_channels) * parsed.width
+    if isinstance(parsed, DirectAccessHyperparameters):
+        least += parsed.history * channels**2
+    if least > sum(tensor.numel() for tensor in state.values()):
+        raise ValueError("it has fewer weights than its hyper-parameters say")
+
+
 def load_codec(directory: Path, coder: str | None = None) -> tuple[Codec, dict[str, Any]]:
     """The codec of a folder, ready to code, and its codec.json."""
     meaning, state = load_state(directory)
@@ -45,9 +74,14 @@ def load_codec(directory: Path, coder: str | None = None) -> tuple[Codec, dict[s
     hyperparameters_of(name)  # SettingsError for a codec that this version does not know
     try:
         shape = {} if is_baseline(name) else _CLASSES[name].shape_of_state(state)
+        parsed = hyperparameters_of(name).model_validate(meaning["hyperparameters"])
+        _check_size(meaning["channels"], parsed, state, **shape)
         codec = build_codec(name, meaning["channels"], meaning["hyperparameters"], **shape)
         codec.load_state_dict(state)
-    except (KeyError, RuntimeError, TypeError, ValidationError) as error:
+        if isinstance(codec, TransformCodec):
+            for table in codec.densities():
+                check_tables(codec.tables(table))
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{directory} does not hold a {name} codec of this version ({reason:.200}); "

@@ -177,6 +177,7 @@ class TransformCodec(Codec):
             tokens = self._decode_tokens(coder, mask[..., 0])
         means, offsets = self.means(tokens, mask.shape[1], past.tokens if past else 0)
         deviation, symbols = self.decode(coder, offsets, mask, past)
+        coder.finish()
         if past:
             past.tokens += mask.shape[1]
         sent = [tokens.to(torch.int32)] if self.sends_tokens else []

@@ -1,103 +1,241 @@
-"""The container file: one header, then one chunk a sequence, each with its own checksum.
+"""The container file, `.rdc`: a header, a chunk a sequence, and an index that completes it.
 
-Layout, little-endian: 8 bytes magic; u16 version; u32 header length; header (JSON, UTF-8); u32
-CRC-32 of all before; then for each sequence u32 tokens, u32 bytes, u32 CRC-32 of the chunk's two
-numbers and payload, payload. The header names codec (by hash), coder, model, split, data and the
-number of sequences and tokens. Sizes are checked against the file before memory is taken.
+`docs/format.md` specifies every byte. Chunks are written as they come and read one at a time, so
+that neither side holds a partition; a file without its index was not finished. Checksums are
+CRC-32C, each bound to the header, so that parts of two files cannot be mixed unnoticed. Nothing
+that a file says is believed before it has been held against the size of the file.
 """
 
-import json
 import struct
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, BinaryIO, Literal, Self
+
+import google_crc32c
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from splitcodec.errors import BitstreamError, InputError
 from splitcodec.files import atomic_path
 
-MAGIC = b"\x89SPLC\r\n\x1a"
-VERSION = 1
+MAGIC = b"\x89RDC\r\n\x1a\n"
+END = b"\x89RDCEND\n"
+VERSION = 2
+MOST_VALUES = 1 << 30
+"""Tokens times channels above which no sequence is decoded unless the caller asks for it."""
+
 _PREFIX = struct.Struct("<8sHI")
 _CHECKSUM = struct.Struct("<I")
-_CHUNK = struct.Struct("<III")
-_LONGEST_HEADER = 1 << 20
+_CHUNK = struct.Struct("<II")
+_CHUNK_NUMBER = struct.Struct("<III")
+_TOTALS = struct.Struct("<IQ")
+_FOOTER = struct.Struct("<IQI8s")
+_NO_MORE = b"\0\0\0\0"
+_ENTRY = np.dtype([("tokens", "<u4"), ("size", "<u4")])
+_LONGEST_HEADER = 1 << 16
+_LARGEST = (1 << 32) - 1
+
+_Name = Annotated[str, Field(max_length=1000)]
+_Count = Annotated[int, Field(ge=1, le=_LARGEST)]
 
 
-@dataclass(frozen=True)
+class Header(BaseModel):
+    """What a file is of. `longest`: no sequence has more tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    codec: _Name
+    codec_hash: _Name
+    coder: _Name
+    model: _Name
+    model_hash: _Name
+    split: Annotated[int, Field(ge=0, le=_LARGEST)]
+    channels: _Count
+    dtype: Literal["float32"] = "float32"
+    longest: _Count
+    partition: _Name
+    data_hash: _Name
+
+
+class ContainerWriter:
+    """Writes a container to a binary file from front to back; nothing is sought or kept."""
+
+    def __init__(self, file: BinaryIO, header: Header) -> None:
+        text = header.model_dump_json().encode()
+        start = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
+        self._file, self._longest = file, header.longest
+        self._entries: list[tuple[int, int]] = []
+        self._seed = _CHECKSUM.pack(google_crc32c.value(start))
+        file.write(start + self._seed)
+
+    def add(self, tokens: int, payload: bytes) -> None:
+        """Append the chunk of one sequence."""
+        if not 1 <= tokens <= self._longest or len(payload) > _LARGEST:
+            raise ValueError(f"a chunk of {tokens} tokens, of at most {self._longest}")
+        checksum = _chunk_checksum(self._seed, len(self._entries), tokens, payload)
+        self._file.write(_CHUNK.pack(tokens, len(payload)))
+        self._file.write(payload)
+        self._file.write(_CHECKSUM.pack(checksum))
+        self._entries.append((tokens, len(payload)))
+
+    def finish(self) -> None:
+        """Write the index; only now the file is one."""
+        index = np.array(self._entries, _ENTRY)
+        self._file.write(_end_of_file(self._seed, index))
+
+
+@contextmanager
+def write_container(path: Path, header: Header) -> Iterator[ContainerWriter]:
+    """A writer to `path`, where the whole file appears when the block succeeds."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        writer = ContainerWriter(file, header)
+        yield writer
+        writer.finish()
+
+
 class Container:
-    """A decoded container: `header` as written, one payload and token count a sequence."""
+    """A container on disk: header and index in memory, payloads read when asked for."""
 
-    header: dict[str, Any]
-    lengths: list[int]
-    payloads: list[bytes]
+    def __init__(
+        self, path: Path, header: Header, seed: bytes, offsets: np.ndarray, index: np.ndarray
+    ) -> None:
+        self.path, self.header = path, header
+        self._seed, self._offsets, self._index = seed, offsets, index
+
+    @classmethod
+    def open(cls, path: Path, most_values: int = MOST_VALUES) -> Self:
+        """Read header and index; BitstreamError if the file is foreign, damaged or not finished.
+
+        Refused too is a file that declares more than `most_values` for a sequence.
+        """
+        with _opened(path) as file:
+            header, seed = _read_header(path, file)
+            start = file.tell()
+            index = _read_index(path, file, seed, start)
+        ends = start + np.cumsum(_chunk_sizes(index))
+        if ((index["tokens"] < 1) | (index["tokens"] > header.longest)).any():
+            raise _damaged(path, "a sequence is empty or longer than the header says")
+        if header.longest * header.channels > most_values:
+            raise BitstreamError(
+                f"{path} declares sequences of {header.longest} tokens of {header.channels} "
+                f"channels; here at most {most_values} values are decoded at a time"
+            )
+        return cls(path, header, seed, ends - _chunk_sizes(index), index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence."""
+        return self._index["tokens"].tolist()
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Payload bytes of each sequence."""
+        return self._index["size"].tolist()
 
     @property
     def payload_bytes(self) -> int:
-        """Entropy-coded bytes, without header and chunk framing."""
-        return sum(map(len, self.payloads))
+        """Entropy-coded bytes, without header, framing and index."""
+        return sum(self.sizes)
+
+    def table(self) -> list[tuple[int, int, int]]:
+        """Of each chunk: where in the file it begins, tokens, payload bytes."""
+        return list(zip(self._offsets.tolist(), self.lengths, self.sizes, strict=True))
+
+    def read(self, sequence: int) -> bytes:
+        """The payload of one sequence; BitstreamError unless it fits its checksum."""
+        tokens, size = self._index[sequence].tolist()
+        with _opened(self.path) as file:
+            file.seek(int(self._offsets[sequence]))
+            start, payload = file.read(_CHUNK.size), file.read(size)
+            checksum = file.read(_CHECKSUM.size)
+        expected = _chunk_checksum(self._seed, sequence, tokens, payload)
+        if (start, checksum) != (_CHUNK.pack(tokens, size), _CHECKSUM.pack(expected)):
+            raise _damaged(self.path, f"chunk {sequence} does not match its checksum")
+        return payload
+
+    def verify(self) -> None:
+        """Read all chunks; BitstreamError at the first that does not fit its checksum."""
+        for sequence in range(len(self)):
+            self.read(sequence)
 
 
-def write_container(
-    path: Path, header: dict[str, Any], lengths: list[int], payloads: list[bytes]
-) -> None:
-    """Write a container atomically; `header` is completed by the numbers of sequences, tokens."""
-    header = {**header, "sequences": len(lengths), "tokens": sum(lengths)}
-    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
-    start = _PREFIX.pack(MAGIC, VERSION, len(text)) + text
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(start + _CHECKSUM.pack(zlib.crc32(start)))
-        for tokens, payload in zip(lengths, payloads, strict=True):
-            file.write(_CHUNK.pack(tokens, len(payload), _chunk_checksum(tokens, payload)))
-            file.write(payload)
-
-
-def read_container(path: Path) -> Container:
-    """Read and check a container; raises BitstreamError if it is foreign or damaged anywhere."""
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    header, position = _read_header(path, data)
-    lengths, payloads = [], []
-    while position < len(data):
-        if len(data) - position < _CHUNK.size:
-            raise _damaged(path, "it ends inside a chunk")
-        tokens, size, checksum = _CHUNK.unpack_from(data, position)
-        position += _CHUNK.size
-        payload = data[position : position + size]
-        if len(payload) != size or _chunk_checksum(tokens, payload) != checksum:
-            raise _damaged(path, f"chunk {len(lengths)} does not match its checksum")
-        position += size
-        lengths.append(tokens)
-        payloads.append(payload)
-    if (len(lengths), sum(lengths)) != (header.get("sequences"), header.get("tokens")):
-        raise _damaged(path, "the number of sequences or tokens differs from the header's")
-    return Container(header, lengths, payloads)
 
 
-def _read_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
-    if len(data) < _PREFIX.size or data[:8] != MAGIC:
+def _read_header(path: Path, file: BinaryIO) -> tuple[Header, bytes]:
+    """The header, and its checksum, with which all others begin."""
+    prefix = file.read(_PREFIX.size)
+    if not prefix.startswith(MAGIC):
         raise BitstreamError(f"{path} is not a splitcodec container")
-    _, version, size = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise BitstreamError(f"{path} has format version {version}; this program reads {VERSION}")
-    end = _PREFIX.size + size
-    if size > _LONGEST_HEADER or len(data) < end + _CHECKSUM.size:
+    if len(prefix) < _PREFIX.size:
         raise _damaged(path, "it ends inside the header")
-    if zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
+    _, version, size = _PREFIX.unpack(prefix)
+    if version != VERSION:
+        raise BitstreamError(
+            f"{path} has format version {version}; this program reads {VERSION}: encode it again"
+        )
+    text = file.read(size) if size <= _LONGEST_HEADER else b""
+    seed = file.read(_CHECKSUM.size)
+    if len(text) < size or len(seed) < _CHECKSUM.size:
+        raise _damaged(path, "it ends inside the header")
+    if _CHECKSUM.pack(google_crc32c.value(prefix + text)) != seed:
         raise _damaged(path, "the header does not match its checksum")
     try:
-        header = json.loads(data[_PREFIX.size : end])
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise _damaged(path, "the header is not a JSON object")
-    return header, end + _CHECKSUM.size
+        return Header.model_validate_json(text), seed
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise _damaged(path, f"the header is not valid ({place}: {first['msg']:.100})") from None
 
 
-def _chunk_checksum(tokens: int, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(struct.pack("<II", tokens, len(payload))))
+def _read_index(path: Path, file: BinaryIO, seed: bytes, start: int) -> np.ndarray:
+    """The index of a file whose chunks begin at `start`."""
+    end = file.seek(0, 2)
+    file.seek(max(start, end - _FOOTER.size))
+    footer = file.read(_FOOTER.size)
+    if len(footer) < _FOOTER.size or not footer.endswith(END):
+        raise _damaged(path, "it ends before its index: it was cut off, or never finished")
+    count = _FOOTER.unpack(footer)[0]
+    size = len(_NO_MORE) + count * _ENTRY.itemsize
+    place = end - _FOOTER.size - size
+    if place < start:
+        raise _damaged(path, "its index is larger than the file")
+    file.seek(place)
+    data = file.read(size)
+    index = np.frombuffer(data, _ENTRY, offset=len(_NO_MORE))
+    if _end_of_file(seed, index) != data + footer:
+        raise _damaged(path, "its index does not match its checksum")
+    if start + int(_chunk_sizes(index).sum()) != place:
+        raise _damaged(path, "its chunks and its index have different sizes")
+    return index
+
+
+def _chunk_sizes(index: np.ndarray) -> np.ndarray:
+    """Bytes of whole chunks, int64."""
+    return index["size"].astype(np.int64) + (_CHUNK.size + _CHECKSUM.size)
+
+
+def _end_of_file(seed: bytes, index: np.ndarray) -> bytes:
+    """What follows the last chunk: a chunk of no tokens, the index and the footer."""
+    totals = _TOTALS.pack(len(index), int(index["tokens"].sum(dtype=np.uint64)))
+    covered = _NO_MORE + index.tobytes() + totals
+    return covered + _CHECKSUM.pack(google_crc32c.value(seed + covered)) + END
+
+
+def _chunk_checksum(seed: bytes, number: int, tokens: int, payload: bytes) -> int:
+    start = seed + _CHUNK_NUMBER.pack(number, tokens, len(payload))
+    return google_crc32c.extend(google_crc32c.value(start), payload)
 
 
 def _damaged(path: Path, reason: str) -> BitstreamError:

@@ -8,6 +8,7 @@ tables of their own may follow each other in one stream, which costs the coder's
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_ans import _C
@@ -17,6 +18,16 @@ from splitcodec.errors import BitstreamError
 
 PRECISION = 16
 """Bits of a frequency: every table's frequencies sum to 2^16."""
+_LEAST_STATE = 1 << 23
+"""The coder's state before the first symbol; between symbols it is at least that, below 2^31."""
+_MOST_POPPED = 1 << 20
+"""Symbols of a stream that are decoded before it is checked that it had as many."""
+_OTHER = (
+    "a stream decoded to other symbols than were encoded, since it {}: it is damaged, the codec "
+    "differs, or this machine computes its networks differently"
+)
+_FARTHEST = 1 << 28
+"""Magnitude of a table's first symbol, so that sums with escaped symbols stay in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -80,24 +91,6 @@ class Encoder:
             return _C.rans_stream_to_byte_strings(stream)
 
 
-class Decoder:
-    """Symbols of several streams, some columns at a time, in the order of encoding."""
-
-    def __init__(self, streams: list[bytes]) -> None:
-        if any(len(stream) < 4 for stream in streams):
-            raise BitstreamError("a stream is shorter than the coder's state: the file is damaged")
-        self._stream = _C.rans_byte_strings_to_stream(streams)
-
-    def pop(self, indexes: Tensor, tables: Tables) -> Tensor:
-        """The next symbols at table `indexes` (streams, …), int32; those at index -1 are zero."""
-        with coder_clock.running():
-            self._stream = self._stream.to(indexes.device)
-            flat = indexes.flatten(1).contiguous()
-            # what has been read is taken off the stream in place
-            symbols = _C.rans32_pop(self._stream, flat, *_parts(tables, flat.device))
-            return symbols.masked_fill_(flat < 0, 0).view(indexes.shape)
-
-
 def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
     """One byte string a row of `symbols` (streams, symbols) int32; `indexes` names the tables."""
     encoder = Encoder()
@@ -105,9 +98,97 @@ def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
     return encoder.finish()
 
 
+class Decoder:
+    """Symbols of several streams, some columns at a time, in the order of encoding.
+
+    The library trusts its streams: of a stream that ends too early it reads on downwards in memory.
+    Here zeros lie there, more than it can read before `pop` notices; they are mapped and not
+    touched, so that good streams pay nothing for them.
+    """
+
+    def __init__(self, streams: list[bytes]) -> None:
+        for stream in streams:
+            if len(stream) < 4 or not _LEAST_STATE <= _state(stream) < _LEAST_STATE << 8:
+                raise BitstreamError("a stream does not start as the coder's do: it is damaged")
+        self._stream = _with_room(_C.rans_byte_strings_to_stream(streams))
+
+    def pop(self, indexes: Tensor, tables: Tables) -> Tensor:
+        """The next symbols at table `indexes` (streams, …), int32; those at index -1 are zero.
+
+        Raises BitstreamError for a stream that has no more.
+        """
+        with coder_clock.running():
+            if self._stream.device != indexes.device:
+                self._stream = _with_room(self._stream, indexes.device)
+            flat, parts = indexes.flatten(1), _parts(tables, indexes.device)
+            # what has been read is taken off the stream in place
+            popped = [self._pop(part, parts) for part in flat.split(_MOST_POPPED, 1)]
+            symbols = popped[0] if len(popped) == 1 else torch.cat(popped, 1)
+            return symbols.masked_fill_(flat < 0, 0).view(indexes.shape)
+
+    def _pop(self, indexes: Tensor, tables: list[Tensor]) -> Tensor:
+        symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *tables)
+        if (self._stream[:, 0] < 4).any():
+            raise BitstreamError(_OTHER.format("ends before its symbols"))
+        return symbols
+
+    def finish(self) -> None:
+        """Raise BitstreamError unless all symbols that were encoded have been decoded."""
+        ends = self._stream[:, :2].cpu()
+        if ends.ne(torch.tensor([4, _LEAST_STATE])).any():
+            raise BitstreamError(_OTHER.format("goes on after its symbols"))
+
+
 def decode(streams: list[bytes], indexes: Tensor, tables: Tables) -> Tensor:
-    """The symbols (streams, symbols) int32; those at index -1 are zero."""
-    return Decoder(streams).pop(indexes, tables)
+    """The symbols (streams, symbols) int32; those at index -1 are zero.
+
+    Raises BitstreamError for streams that hold fewer symbols, or more.
+    """
+    decoder = Decoder(streams)
+    symbols = decoder.pop(indexes, tables)
+    decoder.finish()
+    return symbols
+
+
+def check_tables(tables: Tables) -> None:
+    """Raise ValueError unless these are tables that the coder can be trusted with."""
+    cumulative, sizes, lowest = tables.cumulative, tables.sizes, tables.lowest
+    count = len(sizes)
+    if any(part.dtype != torch.int32 for part in (cumulative, sizes, lowest)):
+        raise ValueError("coding tables are not int32")
+    if cumulative.ndim != 2 or sizes.shape != lowest.shape or len(cumulative) != count:
+        raise ValueError("coding tables have different lengths")
+    if count and not 2 <= int(sizes.min()) <= int(sizes.max()) <= cumulative.shape[1]:
+        raise ValueError("a coding table is longer than its row")
+    used = torch.arange(cumulative.shape[1]) < sizes[:, None]
+    steps = cumulative.diff(dim=1)
+    last = cumulative.gather(1, sizes[:, None].long() - 1)
+    if (cumulative[:, :1] != 0).any() or (last != 1 << PRECISION).any():
+        raise ValueError("a coding table does not go from 0 to 2^16")
+    if (steps[used[:, 1:]] < 1).any() or (lowest.abs() > _FARTHEST).any():
+        raise ValueError("a coding table does not rise, or lies too far out")
+
+
+def _state(stream: bytes) -> int:
+    return int.from_bytes(stream[:4], "little")
+
+
+def _with_room(stream: Tensor, device: torch.device | None = None) -> Tensor:
+    """A stream tensor (streams, words) with zeros before it in memory, on a device.
+
+    A symbol takes two bytes, and an escape from zeros 64 more; a byte of a stream may claim that
+    30 half bytes follow.
+    """
+    rows, words = stream.shape
+    room = 66 * _MOST_POPPED + 16 * 4 * stream.numel()
+    rows_before = -(-room // (4 * words)) if words else 0
+    if device is None or device.type == "cpu":
+        # NumPy's zeros are pages that the system gives when they are touched.
+        whole = torch.from_numpy(np.zeros((rows_before + rows, words), np.int32))
+    else:
+        whole = torch.zeros(rows_before + rows, words, dtype=torch.int32, device=device)
+    whole[rows_before:] = stream
+    return whole[rows_before:]
 
 
 def _parts(tables: Tables, device: torch.device) -> list[Tensor]:

@@ -1,9 +1,10 @@
-"""Partitions to container files and back.
+"""Partitions to container files and back, a batch of sequences at a time.
 
 Where the front learned with the codec, the stored representation, which is the original model's, is
 not what is sent: the changed front makes it from the tokens.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from splitcodec.activations.store import Activations, ActivationWriter, Batch
-from splitcodec.codecs.base import load_changes
-from splitcodec.codecs.registry import load_codec
-from splitcodec.coding.container import Container, read_container, write_container
+from splitcodec.codecs.base import Codec, load_changes
+from splitcodec.codecs.registry import coders_of, load_codec
+from splitcodec.coding.container import MOST_VALUES, Container, Header, write_container
 from splitcodec.errors import BitstreamError, InputError, SettingsError
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
@@ -22,6 +23,8 @@ from splitcodec.splitting.changes import changed_model
 from splitcodec.splitting.model import SplitModel
 
 _BATCH = 4
+_DATA = ("model", "model_hash", "split", "partition", "data_hash")
+"""What header and store both say of the data."""
 
 
 def check_same_model(meaning: dict[str, Any], activations: Activations, directory: Path) -> None:
@@ -78,60 +81,81 @@ def encode(
         codec.attach(model.embedding)
     front = changes_front(meaning["mode"])
     model = model_of_codec(model, codec_directory, meaning) if front else None
-    payloads: list[bytes] = []
+    header = Header(
+        codec=codec.name,
+        codec_hash=meaning["hash"],
+        coder=codec.coder,
+        channels=codec.channels,
+        longest=max(activations.lengths, default=1),
+        **{key: activations.metadata[key] for key in _DATA},
+    )
     starts = range(0, len(activations), _BATCH)
-    for start in progress(starts, f"encoding {meaning['name']}"):
-        batch = activations.read(range(start, min(start + _BATCH, len(activations))))
-        sent = representation_of(batch, meaning, model)
-        payloads += codec.compress(sent, batch.lengths, batch.tokens)
-    header = {
-        "codec": codec.name,
-        "codec_hash": meaning["hash"],
-        "coder": codec.coder,
-        "channels": codec.channels,
-        **{key: activations.metadata[key] for key in ("model", "split", "partition", "data_hash")},
-    }
-    write_container(out, header, activations.lengths, payloads)
+    with write_container(out, header) as writer:
+        for start in progress(starts, f"encoding {meaning['name']}"):
+            batch = activations.read(range(start, min(start + _BATCH, len(activations))))
+            sent = representation_of(batch, meaning, model)
+            payloads = codec.compress(sent, batch.lengths, batch.tokens)
+            for tokens, payload in zip(batch.lengths.tolist(), payloads, strict=True):
+                writer.add(tokens, payload)
 
 
 class Decoder:
-    """A container with the codec that made it."""
+    """A container with the codec that made it. Sequences are read and decoded when asked for."""
 
     def __init__(
-        self, bitstream: Path, codec_directories: list[Path], model: SplitModel | None = None
+        self,
+        bitstream: Path,
+        codec_directories: list[Path],
+        model: SplitModel | None = None,
+        most_values: int = MOST_VALUES,
     ) -> None:
-        self.container: Container = read_container(bitstream)
+        self.container = Container.open(bitstream, most_values)
         self.size = bitstream.stat().st_size
-        header = self.container.header
         for directory in codec_directories:
             codec, meaning = load_codec(directory, None)
-            if meaning["hash"] == header["codec_hash"]:
-                codec.coder = header["coder"]
+            if meaning["hash"] == self.header.codec_hash:
+                self._check(codec)
+                codec.coder = self.header.coder
                 if model:
                     codec.attach(model.embedding)
                 self.codec, self.meaning, self.directory = codec, meaning, directory
                 return
         raise BitstreamError(
-            f"{bitstream} was made by a {header['codec']} codec with hash {header['codec_hash']}, "
-            f"which is not in {', '.join(map(str, codec_directories))}"
+            f"{bitstream} was made by a {self.header.codec} codec with hash "
+            f"{self.header.codec_hash}, which is not in {', '.join(map(str, codec_directories))}"
         )
 
     @property
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The container's header."""
         return self.container.header
 
+    def _check(self, codec: Codec) -> None:
+        """Raise BitstreamError unless the header speaks of this codec."""
+        header = self.header
+        known = (codec.name, codec.channels) == (header.codec, header.channels)
+        if not known or header.coder not in coders_of(codec.name):
+            raise BitstreamError(
+                f"{self.container.path} says {header.codec} of {header.channels} channels by "
+                f"{header.coder}, which its codec is not; encode it again"
+            )
+
     @torch.no_grad()
-    def decode(self, sequences: range) -> Tensor:
+    def decode(self, sequences: Sequence[int]) -> Tensor:
         """The reconstruction of some sequences, (batch, tokens, channels), padded with zeros."""
-        payloads = [self.container.payloads[i] for i in sequences]
+        payloads = [self.container.read(i) for i in sequences]
         lengths = torch.tensor([self.container.lengths[i] for i in sequences])
-        return self.codec.decompress(payloads, lengths)
+        try:
+            return self.codec.decompress(payloads, lengths)
+        except BitstreamError as error:
+            raise BitstreamError(
+                f"{self.container.path}, sequences {sequences[0]} to {sequences[-1]}: {error}"
+            ) from None
 
     def check_same_data(self, activations: Activations) -> None:
         """Raise InputError unless the container was made from this store."""
         same_lengths = self.container.lengths == activations.lengths
-        if self.header["data_hash"] != activations.metadata["data_hash"] or not same_lengths:
+        if self.header.data_hash != activations.metadata["data_hash"] or not same_lengths:
             raise InputError(
                 f"the bitstream of {self.directory} was made from other data than "
                 f"{activations.path}; encode it again"
@@ -141,22 +165,31 @@ class Decoder:
 def decode_to_store(
     bitstream: Path,
     codec_directory: Path,
-    tokens_from: Path,
+    tokens_from: Path | None,
     out: Path,
     model: SplitModel | None = None,
 ) -> None:
-    """Decode a container into an activation store of float32; tokens come from `tokens_from`.
+    """Decode a container into an activation store of float32, a sequence at a time.
 
+    Tokens and documents come from the store `tokens_from`; without one they are -1 and unnamed.
     `model` is the original one, needed where the codec sends token ids.
     """
     decoder = Decoder(bitstream, [codec_directory], model)
-    original = Activations(tokens_from)
-    decoder.check_same_data(original)
-    meaning = {**original.metadata, "decoded_from": bitstream.name}
+    header, original = decoder.header, None
+    meaning = header.model_dump(include=set(_DATA))
+    if tokens_from:
+        original = Activations(tokens_from)
+        decoder.check_same_data(original)
+        meaning = original.metadata
+    meaning = {**meaning, "decoded_from": bitstream.name}
     with (
         atomic_path(out) as temporary,
-        ActivationWriter(temporary, original.channels, torch.float32, meaning) as writer,
+        ActivationWriter(temporary, header.channels, torch.float32, meaning) as writer,
     ):
-        for row in progress(range(len(original)), "decoding"):
-            batch = original.read([row])
-            writer.write(batch.documents[0], row, batch.tokens[0], decoder.decode([row])[0])
+        for row in progress(range(len(decoder.container)), "decoding"):
+            decoded = decoder.decode([row])[0]
+            document, tokens = "", torch.full(decoded.shape[:1], -1)
+            if original:
+                batch = original.read([row])
+                document, tokens = batch.documents[0], batch.tokens[0]
+            writer.write(document, row, tokens, decoded)

@@ -192,12 +192,12 @@ def _row(
     decoder: Decoder, activations: Activations, bits: float, total: Sums, resamples: int
 ) -> dict[str, Any]:
     tokens, header, meaning = activations.tokens, decoder.header, decoder.meaning
-    compressed = header["coder"] in ("deflate", "zstd")
+    compressed = header.coder in ("deflate", "zstd")
     return {
-        **{key: header[key] for key in ("model", "split", "coder")},
+        **{key: getattr(header, key) for key in ("model", "split", "coder")},
         "codec": meaning["name"],
         **{key: meaning[key] for key in ("mode", "lambda", "seed")},
-        "partition": header["partition"],
+        "partition": header.partition,
         "tokens": tokens,
         "documents": len(total.by_document),
         "bits_per_token_estimated": None if compressed else bits / tokens,
@@ -205,5 +205,5 @@ def _row(
         "bits_per_token_file": 8 * decoder.size / tokens,
         **summarise(total.table(), resamples),
         "codec_hash": meaning["hash"],
-        "data_hash": header["data_hash"],
+        "data_hash": header.data_hash,
     }

@@ -1,6 +1,8 @@
-"""Parquet files of this package: their meaning is JSON in the schema's metadata."""
+"""Parquet files of this package, sealed; their meaning is JSON in the schema's metadata."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 
 from splitcodec import __version__
 from splitcodec.errors import InputError
+from splitcodec.inputs.seals import check_chunks, check_footer, seal
 
 METADATA_KEY = b"splitcodec"
 
@@ -35,15 +38,27 @@ def read_meaning(path: Path) -> dict[str, Any]:
     return _open(path)[1]
 
 
+def verify_table(path: Path) -> dict[str, Any]:
+    """Read all of a Parquet file of ours, group by group; its meaning, or InputError."""
+    file, meaning = _open(path)
+    for group in range(file.num_row_groups):
+        read_columns(path, file, file.schema_arrow.names, group)
+    return meaning
+
+
 def _open(path: Path) -> tuple[pq.ParquetFile, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; run the step that makes it first")
     try:
+        check_footer(path)
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-        return file, json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
+        meaning = json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
+        if not isinstance(meaning, dict):
+            raise ValueError("its meaning is no JSON object")
+        return file, meaning
     except KeyError:
         raise InputError(f"{path} was not written by splitcodec (no meaning in it)") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
 
 
@@ -51,17 +66,24 @@ def read_columns(
     path: Path, file: pq.ParquetFile, columns: list[str], row_group: int | None = None
 ) -> pa.Table:
     """Columns of the file at `path`, whole or of one row group; InputError when it is damaged."""
+    groups = range(file.num_row_groups) if row_group is None else [row_group]
     try:
+        for group in groups:
+            check_chunks(path, file.metadata, columns, group)
         if row_group is None:
             return file.read(columns).select(columns)
         return file.read_row_group(row_group, columns).select(columns)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise damaged(path, error) from None
 
 
-def table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer of compressed pages with checksums, so that `open_table` sees a flipped bit."""
-    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema, **options: Any) -> Iterator[pq.ParquetWriter]:
+    """A writer of pages with checksums, compressed by default; seals the file in the end."""
+    options = {"compression": "zstd", **options}
+    with pq.ParquetWriter(path, schema, write_page_checksum=True, **options) as writer:
+        yield writer
+    seal(path)
 
 
 def damaged(path: Path, error: Exception) -> InputError:

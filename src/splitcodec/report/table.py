@@ -120,9 +120,7 @@ def collect(
     for path in evaluations:
         key = _evaluation_key(path)
         codec = _needed(described, key, f"codec.json of {_said(key)}", "train")
-        if not (points := _field(path, read_json(path), "points")):
-            raise InputError(f"{path} holds no points; delete it and rerun")
-        for point in points:
+        for point in _points(path, read_json(path)):
             rows.append(_row(path, key, point, codec, timed))
             rows[-1] |= {"experiment": experiment, "git_commit": git_commit}
     if unused := described.keys() - {_evaluation_key(path) for path in evaluations}:
@@ -178,9 +176,12 @@ def _timings(latencies: list[Path]) -> dict[tuple[str, ...], dict[str, Any]]:
     rows = {}
     for path in latencies:
         document = read_json(path)
-        hardware = hardware_name(_field(path, document, "hardware"))
-        for point in _field(path, document, "points"):
-            place = [_field(path, point, name) for name in ("codec", "variant", "coder")]
+        try:
+            hardware = hardware_name(_field(path, document, "hardware"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} describes no hardware ({error}); time it again") from None
+        for point in _points(path, document):
+            place = [str(_field(path, point, name)) for name in ("codec", "variant", "coder")]
             rows[(path.parent.name, path.stem, *place)] = point | {"hardware": hardware}
     return rows
 
@@ -193,9 +194,9 @@ def _row(
     timed: dict[tuple[str, ...], dict[str, Any]],
 ) -> dict[str, Any]:
     """What evaluation, latency and codec say of one point."""
-    key = (*key, _field(path, point, "coder"))
+    key = (*key, str(_field(path, point, "coder")))
     timing = _needed(timed, key, f"time for {_said(key)} in {key[1]}.json", "latency")
-    if codec.get("hash") != _field(path, point, "codec_hash"):
+    if _field(f"codec.json of {_said(key)}", codec, "hash") != _field(path, point, "codec_hash"):
         raise InputError(f"{path} was made with another codec than the one there; rerun evaluation")
     sources = {EVALUATION: point, LATENCY: timing, CODEC: codec}
     return {
@@ -203,6 +204,13 @@ def _row(
         for column in COLUMNS
         if column.source in sources
     }
+
+
+def _points(path: Path, document: Any) -> list[Any]:
+    points = _field(path, document, "points")
+    if not points or not isinstance(points, list):
+        raise InputError(f"{path} holds no points; delete it and rerun")
+    return points
 
 
 def _needed(rows: dict, key: tuple[str, ...], what: str, phase: str) -> Any:
@@ -227,7 +235,7 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
         )
     try:
         table = table[NAMES].astype({column.name: column.dtype for column in COLUMNS})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{where} has a value of a wrong type ({_line(error)})") from None
     required = table[[name for name in NAMES if name not in OPTIONAL]]
     gaps = list(required.columns[(required.isna() | (required == "")).any()])

@@ -8,7 +8,6 @@ first of them writes.
 
 import json
 import math
-import pickle
 import statistics
 import time
 from collections.abc import Callable
@@ -21,8 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from splitcodec.errors import TrainingError
-from splitcodec.files import atomic_path
 from splitcodec.progress import progress
+from splitcodec.training.checkpoint import load_checkpoint, save_checkpoint
 
 _CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
@@ -266,8 +265,7 @@ class Loop:
             return
         started = time.monotonic()
         own = {"recipe": self.recipe, "module": self._learned(), "log": self.log.entries}
-        with atomic_path(self.checkpoint) as temporary:
-            torch.save(own | position, temporary)
+        save_checkpoint(self.checkpoint, own | position)
         self._saved = time.monotonic()
         self._save_seconds = self._saved - started
 
@@ -275,14 +273,7 @@ class Loop:
         """The checkpoint, or nothing when there is none of this recipe."""
         if not self.checkpoint.is_file():
             return {}
-        device = self.accelerator.device
-        try:
-            state = torch.load(self.checkpoint, weights_only=True, map_location=device)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise TrainingError(
-                f"checkpoint {self.checkpoint} cannot be read ({type(error).__name__}); "
-                "delete it to train from the start"
-            ) from None
+        state = load_checkpoint(self.checkpoint, self.accelerator.device)
         return state if state.get("recipe") == self.recipe else {}
 
 

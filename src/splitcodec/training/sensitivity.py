@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -70,21 +71,30 @@ def _sampled_loss(logits: Tensor, mask: Tensor, generator: torch.Generator) -> T
 
 def save_sensitivity(path: Path, sensitivity: Tensor, meaning: dict[str, Any]) -> None:
     """Write G with its meaning as a safetensors file."""
+    said = json.dumps({"kind": "sensitivity", **meaning})
+    metadata = {"splitcodec": said, "crc32c": _checksum(said, sensitivity)}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(
-            {"sensitivity": sensitivity},
-            temporary,
-            metadata={"splitcodec": json.dumps({"kind": "sensitivity", **meaning})},
-        )
+        safetensors.torch.save_file({"sensitivity": sensitivity}, temporary, metadata=metadata)
 
 
 def load_sensitivity(path: Path) -> tuple[Tensor, dict[str, Any]]:
     """G and its meaning; raises InputError for a missing, damaged or foreign file."""
     try:
         with safe_open(path, "pt") as file:
-            meaning = json.loads((file.metadata() or {})["splitcodec"])
-            return file.get_tensor("sensitivity"), meaning
+            metadata, matrix = file.metadata() or {}, file.get_tensor("sensitivity")
+        if metadata["crc32c"] != _checksum(metadata["splitcodec"], matrix):
+            raise ValueError("its checksum does not fit")
+        return matrix, json.loads(metadata["splitcodec"])
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `splitcodec sensitivity` first") from None
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is no sensitivity file ({error}); make it again") from None
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is no sensitivity file, or damaged ({reason:.200}); make it again"
+        ) from None
+
+
+def _checksum(said: str, matrix: Tensor) -> str:
+    """CRC-32C of the meaning and the values."""
+    values = matrix.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return f"{google_crc32c.value(said.encode() + values):08x}"

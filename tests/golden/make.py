@@ -1,0 +1,100 @@
+"""Makes the golden files anew: `python tests/golden/make.py`.
+
+For every kind of codec a folder with codec.json and codec.safetensors, stream.rdc, and
+data.safetensors: what was encoded (representation, lengths, tokens), what must be decoded
+(reconstruction), and the head's rows (embedding) of codecs that send token ids. Only a change of
+the format may need this, and then VERSION in src/splitcodec/coding/container.py must be raised in
+the same commit.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "codecs")]
+
+from codec_samples import CHANNELS, LEARNED, fitted_klt, representations  # noqa: E402
+
+from splitcodec.codecs.base import Codec, load_state, save_codec  # noqa: E402
+from splitcodec.codecs.hyperparameters import KltHyperparameters  # noqa: E402
+from splitcodec.codecs.klt import Klt  # noqa: E402
+from splitcodec.codecs.registry import build_codec  # noqa: E402
+from splitcodec.coding.container import Header, write_container  # noqa: E402
+
+LENGTHS = [6, 1, 4]
+VOCABULARY = 300
+BASELINES = {"fp16": "raw", "int8": "deflate", "int3": "zstd"}
+KINDS = [
+    "klt",
+    "klt-tokens",
+    "factorised",
+    "hyperprior",
+    "direct-access",
+    "direct-access-history",
+    *BASELINES,
+]
+
+
+def with_tokens() -> Klt:
+    """A closed-form codec that sends token ids; the map from the head's rows is arbitrary."""
+    plain = fitted_klt(0.03)
+    codec = Klt("klt", CHANNELS, KltHyperparameters(tokens=True), plain.kept, VOCABULARY)
+    plain.token_map, plain.row_mean = torch.zeros(CHANNELS, CHANNELS), torch.zeros(CHANNELS)
+    with torch.no_grad():
+        for name in ("mean", "first_mean", "analysis", "synthesis", "gain", "scale_index"):
+            getattr(codec, name).copy_(getattr(plain, name))
+        codec.token_map.copy_(0.1 * torch.eye(CHANNELS))
+        codec.token_density.count(torch.arange(4000) ** 2 % VOCABULARY)
+    codec.update()
+    return codec.eval()
+
+
+def codec_of(kind: str) -> Codec:
+    """A small codec of the kind, ready to code."""
+    if kind in BASELINES:
+        codec = build_codec(kind, CHANNELS, {})
+        codec.coder = BASELINES[kind]
+        return codec
+    return with_tokens() if kind == "klt-tokens" else LEARNED[kind]()
+
+
+@torch.no_grad()
+def make(folder: Path, kind: str) -> None:
+    """The golden files of one kind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    codec, lengths = codec_of(kind), torch.tensor(LENGTHS)
+    data = {"representation": representations(3, max(LENGTHS)), "lengths": lengths}
+    data["tokens"] = (torch.arange(3 * max(LENGTHS)) ** 2 % VOCABULARY).view(3, -1)
+    if codec.sends_tokens:
+        data["embedding"] = torch.randn(VOCABULARY, CHANNELS)
+        codec.attach(data["embedding"])
+    payloads = codec.compress(data["representation"], lengths, data["tokens"])
+    data["reconstruction"] = codec.decompress(payloads, lengths)
+    meaning = {"model": "m", "model_hash": "h", "split": 2, "mode": "frozen", "data_hash": "d"}
+    save_codec(codec, folder, meaning | {"lambda": 0.01, "seed": 0})
+    header = Header(
+        codec=codec.name,
+        codec_hash=load_state(folder)[0]["hash"],
+        coder=codec.coder,
+        model="m",
+        model_hash="h",
+        split=2,
+        channels=CHANNELS,
+        longest=max(LENGTHS),
+        partition="evaluation",
+        data_hash="d",
+    )
+    with write_container(folder / "stream.rdc", header) as writer:
+        for tokens, payload in zip(LENGTHS, payloads, strict=True):
+            writer.add(tokens, payload)
+    safetensors.torch.save_file(data, folder / "data.safetensors")
+
+
+if __name__ == "__main__":
+    for kind in KINDS:
+        torch.manual_seed(0)
+        make(Path(__file__).parent / kind, kind)
