@@ -176,6 +176,17 @@ def test_inspect_says_what_files_hold(run, folder, world):
     assert meaning["kind"] == "tokens"
 
 
+@pytest.mark.parametrize("codec", [KLT, HYPERPRIOR])
+def test_generation_prints_text_and_cost(run, folder, world, codec):
+    done = run("generate", "--model", world.model_directory, "--codec", folder / codec,
+               "--prompt", "some words", "--tokens", 5)  # fmt: skip
+    assert done.code == 0, done.error
+    text, figures = done.out.rstrip("\n").rsplit("\n", 1)
+    assert text.startswith("some words")
+    for said in ("bits a token", "front", "codec", "back"):
+        assert said in figures
+
+
 def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
     model, tokens = tmp_path / "model", tmp_path / "tokens.parquet"
     arguments = ["--architecture", "gpt2", "--blocks", 2, "--channels", 16, "--heads", 2]
