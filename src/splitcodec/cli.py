@@ -417,6 +417,37 @@ def latency(
 
 
 @app.command()
+def generate(
+    model: ModelDirectory,
+    codec: CodecDirectory,
+    prompt: Annotated[str, typer.Option(help="text to continue")],
+    tokens: Annotated[int, typer.Option(min=1, help="to generate, at most")] = 64,
+    coder: Annotated[
+        str | None, typer.Option(help="ans, or for baselines raw, deflate, zstd")
+    ] = None,
+    model_dtype: DtypeOption = Dtype.float32,
+) -> None:
+    """Continue a prompt with front and back apart, the codec's packets between them."""
+    import torch
+
+    from splitcodec.codecs.registry import load_codec
+    from splitcodec.evaluation.bitstreams import model_of_codec
+    from splitcodec.inference.generation import generate
+    from splitcodec.inputs.tokens import Prompts
+
+    prompts = Prompts.load(model)
+    loaded_codec, meaning = load_codec(codec, coder)
+    original = _load_model(model, model_dtype, meaning)
+    loaded_codec.attach(original.embedding)
+    changed = model_of_codec(original, codec, meaning)
+    ids = torch.from_numpy(prompts.encode(prompt))
+    done = generate(changed, meaning["split"], loaded_codec, ids, tokens, prompts.stop)
+    print(prompt + prompts.decode(done.tokens))
+    parts = ", ".join(f"{part} {spent:.2f}" for part, spent in done.milliseconds_per_token.items())
+    print(f"{done.sent} tokens sent, {done.bits_per_token:.0f} bits a token; ms a token: {parts}")
+
+
+@app.command()
 def bounds(
     activations: Store,
     out: Out,

@@ -201,6 +201,17 @@ def test_two_words_encode_and_decode(run, folder, tmp_path):
     assert decoded.metadata["decoded_from"] == "mine.rdc"
 
 
+@pytest.mark.parametrize("codec", [KLT, HYPERPRIOR])
+def test_generation_prints_text_and_cost(run, folder, world, codec):
+    done = run("generate", "--model", world.model_directory, "--codec", folder / codec,
+               "--prompt", "some words", "--tokens", 5)  # fmt: skip
+    assert done.code == 0, done.error
+    text, figures = done.out.rstrip("\n").rsplit("\n", 1)
+    assert text.startswith("some words")
+    for said in ("bits a token", "front", "codec", "back"):
+        assert said in figures
+
+
 def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
     model, tokens = tmp_path / "model", tmp_path / "tokens.parquet"
     arguments = ["--architecture", "gpt2", "--blocks", 2, "--channels", 16, "--heads", 2]

@@ -49,9 +49,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def positions(codec):
     """Where the scales of DATA lie among the tables, (3, 60, kept) float64."""
     means, offsets = codec.means(None, 60)
-    latent = codec.exact().latent((DATA - means).double())
-    side = codec._side_symbols(latent, None)
-    return codec.quantise(latent, offsets, side, None)[1]
+    latent = codec.latent(DATA - means)
+    side = codec._side_symbols(DATA - means, latent, None)
+    return codec.quantise(DATA - means, latent, offsets, side, None)[1]
 
 
 def symbols_of(codec, streams):

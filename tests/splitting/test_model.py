@@ -50,6 +50,21 @@ def test_split_forward_equals_unsplit_forward_exactly(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("pieces", [[1] * 11, [6] + [1] * 5, [4, 3, 4]])
+def test_pieces_with_caches_give_what_the_whole_gives(model, pieces):
+    split_model = SplitModel(model)
+    for split in range(1, split_model.blocks + 1):
+        front, back = split_model.cache(), split_model.cache(split)
+        whole = split_model.front(TOKENS, split)
+        representations, logits = [], []
+        for piece in TOKENS.split(pieces, dim=1):
+            representations.append(split_model.front(piece, split, front))
+            logits.append(split_model.back(representations[-1], split, back))
+        torch.testing.assert_close(torch.cat(representations, 1), whole)
+        torch.testing.assert_close(torch.cat(logits, 1), split_model.back(whole, split))
+
+
+@torch.no_grad()
 def test_one_pass_gives_every_split(model):
     split_model = SplitModel(model)
     together = split_model.fronts(TOKENS, [1, 3, 4])

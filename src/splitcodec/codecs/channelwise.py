@@ -18,7 +18,7 @@ class ChannelwiseCodec(TransformCodec):
         self, coder: Encoder, deviation: Tensor, offsets: Tensor, mask: Tensor, past: Past | None
     ) -> list[Tensor]:
         """Tokens in order, channels within a token."""
-        symbols = self.exact().latent(deviation.double()).round_().to(torch.int32)
+        symbols = self.rounded(deviation, self.latent(deviation))
         coder.put(symbols, self._indexes(mask), self.tables("latent"))
         return [symbols]
 
@@ -27,7 +27,7 @@ class ChannelwiseCodec(TransformCodec):
     ) -> tuple[Tensor, list[Tensor]]:
         """See TransformCodec."""
         symbols = coder.pop(self._indexes(mask), self.tables("latent"))
-        return self.reconstruct(self.gain * symbols), [symbols]
+        return self.reconstruct(symbols.to(self.gain).mul_(self.gain)), [symbols]
 
     def _indexes(self, mask: Tensor) -> Tensor:
         return torch.where(mask, self.table_of_channel(), -1)

@@ -32,7 +32,7 @@ from splitcodec.densities.location_scale import (
 
 _CLIP = 8.0
 _FLOAT32_ERROR = 2.0**-17
-"""Side values that are so near to a rounding boundary are computed again in float64."""
+"""Side values so near to a rounding boundary are computed again in float64."""
 
 
 class ConditionalCodec(TransformCodec):
@@ -101,14 +101,14 @@ class ConditionalCodec(TransformCodec):
         self, coder: Encoder, deviation: Tensor, offsets: Tensor, mask: Tensor, past: Past | None
     ) -> list[Tensor]:
         """See TransformCodec."""
-        latent = self.exact().latent(deviation.double())
-        side = self._side_symbols(latent, past)
-        symbols, positions = self.quantise(latent, offsets, side, past)
-        symbols, signals = symbols.to(torch.int32), Signals.of(positions, mask)
+        latent = self.latent(deviation)
+        side = self._side_symbols(deviation, latent, past)
+        symbols, positions = self.quantise(deviation, latent, offsets, side, past)
+        signals = Signals.of(positions, mask)
         if self.side_density:
             coder.put(side, self._side_indexes(mask), self.tables("side"))
         signals.put(coder, positions.shape)
-        indexes = positions.round().to(torch.int32)
+        indexes = positions.round_().to(torch.int32)
         coder.put(symbols, indexes.masked_fill_(~mask, -1), self.tables("latent"))
         return [side, symbols]
 
@@ -134,11 +134,11 @@ class ConditionalCodec(TransformCodec):
         raise NotImplementedError
 
     def quantise(
-        self, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
+        self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor]:
-        """Symbols of a latent, and where their scales lie among the tables, all float64.
+        """Symbols (int32), and where their scales lie among the tables, (batch, tokens, kept).
 
-        `side`: integer side values.
+        `latent`: of the deviation, in float32; `side`: integer side values.
         """
         raise NotImplementedError
 
@@ -179,21 +179,25 @@ class ConditionalCodec(TransformCodec):
     def positions_from(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of each latent, and where its scale lies among the tables."""
         mean, log_ratio = outputs.chunk(2, dim=-1)
-        return mean, table_positions(self.log_scale + log_ratio)
+        return mean, table_positions(self.log_scale, log_ratio)
 
-    def _side_symbols(self, latent: Tensor, past: Past | None) -> Tensor:
-        """Integer side values (batch, tokens, side) of a float64 latent, as float64 finds them.
+    def _side_symbols(self, deviation: Tensor, latent: Tensor, past: Past | None) -> Tensor:
+        """Integer side values (batch, tokens, side), as float64 finds them.
 
         On whole sequences float32 is faster and nearly always enough.
         """
+        exact = self.exact()
         if past:
-            return self.exact().side(latent, past.memories.get("side")).round().to(torch.int32)
-        side = self.side(latent.float())
-        doubtful = ((side - side.floor() - 0.5).abs() < _FLOAT32_ERROR).flatten(1).any(1)
-        symbols = side.round().to(torch.int32)
+            values = exact.side(exact.latent(deviation.double()), past.memories.get("side"))
+            return values.round_().to(torch.int32)
+        values = self.side(latent)
+        symbols = values.round()
+        doubtful = ((values - symbols).abs_() > 0.5 - _FLOAT32_ERROR).flatten(1).any(1)
         if doubtful.any():
-            symbols[doubtful] = self.exact().side(latent[doubtful]).round().to(torch.int32)
-        return symbols
+            symbols[doubtful] = (
+                exact.side(exact.latent(deviation[doubtful].double())).round().to(symbols)
+            )
+        return symbols.to(torch.int32)
 
     def _side_indexes(self, mask: Tensor) -> Tensor:
         channels = torch.arange(

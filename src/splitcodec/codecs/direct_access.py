@@ -86,11 +86,12 @@ class DirectAccess(ConditionalCodec):
         return past
 
     def quantise(
-        self, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
+        self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
-        symbols, _, _, positions = self._quantised(latent, offsets, side, past)
-        return symbols, positions
+        exact = self.exact().latent(deviation.double())
+        symbols, _, _, positions = self._quantised(exact, offsets, side, past)
+        return symbols.to(torch.int32), positions
 
     def dequantise(
         self,

@@ -54,11 +54,10 @@ class Signals:
     @classmethod
     def of(cls, positions: Tensor, mask: Tensor) -> Self:
         """What must be told of `positions` (batch, tokens, channels); mask (batch, tokens, 1)."""
-        lower = positions.floor()
-        near = ((positions - lower - 0.5).abs() <= BOUND) & mask
-        places = near.nonzero()
+        nearest = positions.round()
+        places = ((positions - nearest).abs_() >= 0.5 - BOUND).logical_and_(mask).nonzero()
         at = places.unbind(1)
-        return cls(places, (positions[at].round() - lower[at]).to(torch.int32))
+        return cls(places, (nearest[at] > positions[at]).to(torch.int32))
 
     def indexes(self, positions: Tensor, first: int = 0) -> Tensor:
         """The table at each of `positions` (batch, tokens, channels), int32, as the encoder chose.

@@ -15,9 +15,9 @@ kept, and saved, under its name.
 A sequence's payload is a u32, little-endian, the CRC-32 of its symbols, and one rANS stream of
 them: token ids where they are sent, then what the codec adds.
 
-All that decides a symbol runs in float64, so that symbols do not depend on threads, batch, padding
-or device, nor on whether tokens come at once or one by one. The reconstruction is float32: it is
-the same up to the order of summation, about 1e-6 of its size.
+All that decides a symbol is as float64 computes it, so that symbols do not depend on threads,
+batch, padding or device, nor on whether tokens come at once or one by one. The reconstruction is
+float32: it is the same up to the order of summation, about 1e-6 of its size.
 """
 
 import copy
@@ -48,6 +48,8 @@ CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
     "fourier": FourierBasis,
 }
 """Densities with a shape a channel, by the names of the hyper-parameters."""
+_FLOAT32_ERROR = 2.0**-20
+"""Bound on a float32 dot product's error, relative to its vectors' lengths: sixteen roundings."""
 
 
 @dataclass
@@ -233,6 +235,23 @@ class TransformCodec(Codec):
     def latent(self, deviation: Tensor) -> Tensor:
         """(batch, tokens, kept), in quantiser steps."""
         return deviation @ self.analysis.T
+
+    def rounded(self, deviation: Tensor, latent: Tensor, mean: Tensor | float = 0.0) -> Tensor:
+        """Symbols, the integers nearest to latent - mean, int32, as float64 finds them.
+
+        `latent`: of the deviation, in float32. Where that may have rounded to the wrong side of a
+        boundary, the token's latent is computed again.
+        """
+        residual = latent - mean
+        symbols = residual.round()
+        size = deviation.norm(dim=-1, keepdim=True) * self.analysis.norm(dim=-1).max()
+        apart = (residual - symbols).abs_()
+        doubtful = (apart > 0.5 - _FLOAT32_ERROR * size).any(-1)
+        if doubtful.any():
+            again = self.exact().latent(deviation[doubtful].double())
+            mean = mean[doubtful] if isinstance(mean, Tensor) else mean
+            symbols[doubtful] = (again - mean).round_().to(symbols)
+        return symbols.to(torch.int32)
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """The deviation (batch, tokens, channels) of a decoded latent."""

@@ -26,9 +26,13 @@ def table_scales() -> Tensor:
     return log_scales_at(torch.arange(SCALES, dtype=torch.float64)).exp()
 
 
-def table_positions(log_scales: Tensor) -> Tensor:
-    """Where logarithms of scales lie among the coding tables, 0 … 63, in units of a table."""
-    return ((log_scales - math.log(LOWEST_SCALE)) / _STEP).clamp(0, SCALES - 1)
+def table_positions(log_scales: Tensor, log_ratios: Tensor) -> Tensor:
+    """Where scales lie among the coding tables, 0 … 63, in units of a table.
+
+    `log_scales` and what is added to them, by logarithms.
+    """
+    start = (log_scales - math.log(LOWEST_SCALE)) / _STEP
+    return torch.add(start, log_ratios, alpha=1 / _STEP).clamp_(0, SCALES - 1)
 
 
 def log_scales_at(positions: Tensor) -> Tensor:
@@ -38,7 +42,8 @@ def log_scales_at(positions: Tensor) -> Tensor:
 
 def scale_indexes(scales: Tensor) -> Tensor:
     """The coding table, 0 … 63, that is nearest to each scale in ratio; int32."""
-    return table_positions(scales.log()).round().to(torch.int32)
+    log_scales = scales.log()
+    return table_positions(log_scales, torch.zeros_like(log_scales)).round().to(torch.int32)
 
 
 def _normal_exceedance(deviations: Tensor) -> Tensor:

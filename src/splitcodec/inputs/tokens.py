@@ -184,22 +184,13 @@ class _Encoder:
 
     @classmethod
     def load(cls, model: Path, length: int, start_token: bool) -> Self:
-        # Imported here: reading tokens should not cost the seconds that transformers takes.
-        from transformers import AutoConfig, AutoTokenizer
-
-        try:
-            config = AutoConfig.from_pretrained(model, local_files_only=True)
-            tokeniser = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"cannot read the model in {model}: {reason:.200}") from None
+        config, tokeniser = _load_tokeniser(model)
         context = getattr(config, "max_position_embeddings", None) or math.inf
         if length > context:
             raise SettingsError(
                 f"text.sequence_length {length} exceeds the {context} positions of {model.name}"
             )
-        start = tokeniser.bos_token_id
-        start = tokeniser.eos_token_id if start is None else start
+        start = _start_of(tokeniser)
         if start_token and start is None:
             raise SettingsError(
                 f"the tokeniser of {model.name} has no start token; set text.start_token to false"
@@ -233,6 +224,51 @@ class _Encoder:
         """One window of a document's tokens, headed by the start token."""
         body = tokens[number * self.body : (number + 1) * self.body]
         return body if self.start is None else np.concatenate([[np.int32(self.start)], body])
+
+
+def _load_tokeniser(model: Path) -> tuple[Any, Any]:
+    """Configuration and tokeniser of a model's directory."""
+    # Imported here: reading tokens should not cost the seconds that transformers takes.
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(model, local_files_only=True)
+        return config, AutoTokenizer.from_pretrained(model, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read the model in {model}: {reason:.200}") from None
+
+
+def _start_of(tokeniser: Any) -> int | None:
+    return tokeniser.eos_token_id if tokeniser.bos_token_id is None else tokeniser.bos_token_id
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as the sequences of `tokenise` are: headed by the start token, where there is one."""
+
+    tokeniser: Any
+
+    @classmethod
+    def load(cls, model: Path) -> Self:
+        """Of the model in a directory; raises InputError if it cannot be read."""
+        return cls(_load_tokeniser(model)[1])
+
+    @property
+    def stop(self) -> frozenset[int]:
+        """Ids that end a text."""
+        end = self.tokeniser.eos_token_id
+        return frozenset() if end is None else frozenset([end])
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (tokens,) int64 of a prompt."""
+        start = _start_of(self.tokeniser)
+        ids = self.tokeniser(text, add_special_tokens=False)["input_ids"]
+        return np.array([*([] if start is None else [start]), *ids], np.int64)
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of token ids, without special ones."""
+        return self.tokeniser.decode(tokens, skip_special_tokens=True)
 
 
 def _pieces(text: str) -> Iterator[str]:

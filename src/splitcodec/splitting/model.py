@@ -4,15 +4,19 @@ Front and back are the model's own forward run over part of its block list, so m
 and caches stay those of the library, and the split forward equals the unsplit forward exactly.
 Weights are shared, nothing is copied. Shapes: tokens (batch, tokens), representation
 (batch, tokens, channels), logits (batch, tokens, vocabulary).
+
+A part can run token by token: a `PartCache` of its own keeps the keys and values of its blocks, and
+a call with it continues where the last one ended.
 """
 
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.splitting.layouts import layout_of
@@ -23,6 +27,22 @@ class _NoPositions(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         return positions.new_zeros(*positions.shape, 1)
+
+
+class PartCache(DynamicCache):
+    """Keys and values of the blocks of one part, of which block `first` is the first."""
+
+    def __init__(self, config: PretrainedConfig, first: int) -> None:
+        super().__init__(config=config)
+        # The library asks its first layer how many tokens there are.
+        self.layers = self.layers[first:]
+        self._first = first
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *rest: Any, **more: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See DynamicCache; blocks keep their numbers in the whole model."""
+        return super().update(key_states, value_states, layer_idx - self._first, *rest, **more)
 
 
 class SplitModel(nn.Module):
@@ -110,11 +130,17 @@ class SplitModel(nn.Module):
                 f"so a split is between 1 and {self.blocks}"
             )
 
-    def front(self, tokens: Tensor, split: int) -> Tensor:
-        """The representation between block split-1 and block split."""
-        return self.fronts(tokens, [split])[split]
+    def cache(self, first: int = 0) -> PartCache:
+        """An empty cache for a part that starts with block `first`: 0 for a front, else a split."""
+        return PartCache(self.model.config, first)
 
-    def fronts(self, tokens: Tensor, splits: Sequence[int]) -> dict[int, Tensor]:
+    def front(self, tokens: Tensor, split: int, cache: PartCache | None = None) -> Tensor:
+        """The representation between block split-1 and block split."""
+        return self.fronts(tokens, [split], cache)[split]
+
+    def fronts(
+        self, tokens: Tensor, splits: Sequence[int], cache: PartCache | None = None
+    ) -> dict[int, Tensor]:
         """The representations at several splits, from one forward pass."""
         for split in splits:
             self.check_split(split)
@@ -130,7 +156,7 @@ class SplitModel(nn.Module):
 
         handles = [self._all_blocks[k - 1].register_forward_hook(keep(k)) for k in splits]
         try:
-            self._run(0, max(splits), input_ids=tokens.to(self.device))
+            self._run(0, max(splits), cache, input_ids=tokens.to(self.device))
         finally:
             for handle in handles:
                 handle.remove()
@@ -142,23 +168,27 @@ class SplitModel(nn.Module):
         self.check_split(later)
         return self._run(split, later, inputs_embeds=self._cast(representation))
 
-    def final_states(self, representation: Tensor, split: int) -> Tensor:
+    def final_states(
+        self, representation: Tensor, split: int, cache: PartCache | None = None
+    ) -> Tensor:
         """What the head reads, (batch, tokens, channels): the back up to and with the norm."""
         self.check_split(split)
-        return self._run(split, None, inputs_embeds=self._cast(representation))
+        return self._run(split, None, cache, inputs_embeds=self._cast(representation))
 
     def head(self, states: Tensor) -> Tensor:
         """Logits (…, vocabulary) of final states (…, channels)."""
         return self.model.get_output_embeddings()(states)
 
-    def back(self, representation: Tensor, split: int) -> Tensor:
+    def back(self, representation: Tensor, split: int, cache: PartCache | None = None) -> Tensor:
         """The logits that follow from a representation at `split`."""
-        return self.head(self.final_states(representation, split))
+        return self.head(self.final_states(representation, split, cache))
 
     def _cast(self, representation: Tensor) -> Tensor:
         return representation.to(self.device, self.dtype)
 
-    def _run(self, first: int, last: int | None, **inputs: Tensor) -> Tensor:
+    def _run(
+        self, first: int, last: int | None, cache: PartCache | None = None, **inputs: Tensor
+    ) -> Tensor:
         """Run blocks first … last-1 of the base model; without `last`, to the end with the norm.
 
         A part that starts after the first block adds no positions.
@@ -171,7 +201,10 @@ class SplitModel(nn.Module):
             setattr(part, layout.norm, nn.Identity())
         if first > 0 and layout.positions:
             setattr(part, layout.positions, _NoPositions())
-        return part(**inputs, use_cache=False).last_hidden_state
+        keeps = cache is not None and len(cache) > 0
+        return part(
+            **inputs, past_key_values=cache if keeps else None, use_cache=keeps
+        ).last_hidden_state
 
 
 def check_context(model: SplitModel, tokens: int) -> None:
