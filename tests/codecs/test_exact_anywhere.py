@@ -206,7 +206,15 @@ save_file({str(k): v.contiguous() for k, v in enumerate([decoded, *symbols])}, f
 def test_nor_on_the_process_and_its_instruction_set(codec, tmp_path):
     """Plain loops without vector instructions sum in another order."""
     streams = codec.compress(DATA, LENGTHS)
-    save_codec(codec, tmp_path / "codec", {})
+    meaning = {
+        "model": "m",
+        "model_hash": "h",
+        "split": 2,
+        "mode": "frozen",
+        "lambda": 0.01,
+        "seed": 0,
+    }
+    save_codec(codec, tmp_path / "codec", meaning)
     rows = {
         str(k): torch.frombuffer(bytearray(s), dtype=torch.uint8) for k, s in enumerate(streams)
     }
