@@ -5,7 +5,6 @@ import struct
 import tracemalloc
 from types import SimpleNamespace
 
-import google_crc32c
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -101,32 +100,6 @@ def test_the_overhead_is_twenty_bytes_a_sequence_and_under_half_a_kilobyte(path,
     assert size - 53 - 3 * 20 < 500
     write(tmp_path / "b.rdc", HEADER, [*LENGTHS, 1], [*PAYLOADS, b"1234567"])
     assert (tmp_path / "b.rdc").stat().st_size == size + 20 + 7
-
-
-def test_a_strangers_reader_finds_all(path):
-    """Written from docs/format.md alone."""
-    data = path.read_bytes()
-    crc = google_crc32c.value
-    magic, version, size = struct.unpack_from("<8sHI", data)
-    header, seed = data[14 : 14 + size], data[14 + size : 18 + size]
-    assert (magic, version) == (b"\x89RDC\r\n\x1a\n", 2)
-    assert seed == struct.pack("<I", crc(data[: 14 + size]))
-    place, found = 18 + size, []
-    while tokens := struct.unpack_from("<I", data, place)[0]:
-        (length,) = struct.unpack_from("<I", data, place + 4)
-        payload = data[place + 8 : place + 8 + length]
-        checked = seed + struct.pack("<III", len(found), tokens, length) + payload
-        place += 8 + length
-        assert struct.unpack_from("<I", data, place)[0] == crc(checked)
-        place += 4
-        found.append((tokens, payload))
-    index, footer = data[place:-24], data[-24:]
-    assert struct.unpack_from("<IQ", footer) == (3, 8)
-    assert footer[12:16] == struct.pack("<I", crc(seed + index + footer[:12]))
-    assert footer[16:] == b"\x89RDCEND\n"
-    assert list(struct.iter_unpack("<II", index[4:])) == [(n, len(p)) for n, p in found]
-    assert found == list(zip(LENGTHS, PAYLOADS, strict=True))
-    assert json.loads(header) == HEADER.model_dump()
 
 
 def test_every_truncation_is_noticed(path):

@@ -1,1 +1,1 @@
-"""Using a split model: front and back apart, and only packets of the codec between them."""
+"""Using a split model: a codec inside it, or front and back apart with only its packets between."""

@@ -1,0 +1,149 @@
+"""A second decoder, written from docs/format.md alone, reads the golden files.
+
+It knows NumPy, JSON, checksums and safetensors, and nothing of this package.
+"""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+import zstandard
+from safetensors.numpy import load_file
+
+GOLDEN = Path(__file__).parent
+CRC = google_crc32c.value
+
+
+def container(data):
+    """Header, and (tokens, payload) of all chunks, read front to back."""
+    magic, version, size = struct.unpack_from("<8sHI", data)
+    assert (magic, version) == (b"\x89RDC\r\n\x1a\n", 2)
+    place = 14 + size
+    header, seed = json.loads(data[14:place]), data[place : place + 4]
+    assert seed == struct.pack("<I", CRC(data[:place]))
+    place, chunks = place + 4, []
+    while tokens := struct.unpack_from("<I", data, place)[0]:
+        (size,) = struct.unpack_from("<I", data, place + 4)
+        payload = data[place + 8 : place + 8 + size]
+        place += 8 + size
+        covered = seed + struct.pack("<III", len(chunks), tokens, size) + payload
+        assert data[place : place + 4] == struct.pack("<I", CRC(covered))
+        place, chunks = place + 4, [*chunks, (tokens, payload)]
+    index = b"".join(struct.pack("<II", tokens, len(payload)) for tokens, payload in chunks)
+    totals = struct.pack("<IQ", len(chunks), sum(tokens for tokens, _ in chunks))
+    end = bytes(4) + index + totals
+    assert data[place:] == end + struct.pack("<I", CRC(seed + end)) + b"\x89RDCEND\n"
+    return header, chunks
+
+
+class Stream:
+    """A rANS stream."""
+
+    def __init__(self, data, codec, name):
+        self.x, self.bytes = int.from_bytes(data[:4], "little"), list(data[4:])
+        parts = (codec[f"{name}_{part}"] for part in ("cumulative", "sizes", "lowest"))
+        self.cumulative, self.sizes, self.lowest = (part.tolist() for part in parts)
+
+    def fill(self):
+        while self.x < 1 << 23:
+            self.x = 256 * self.x + self.bytes.pop()
+
+    def digit(self):
+        digit, self.x = self.x % 16, self.x // 16
+        self.fill()
+        return digit
+
+    def symbol(self, table):
+        c, n, f = self.cumulative[table], self.sizes[table], self.x % 65536
+        i = next(i for i in range(n - 1) if c[i] <= f < c[i + 1])
+        self.x = (c[i + 1] - c[i]) * (self.x // 65536) + f - c[i]
+        self.fill()
+        if i < n - 2:
+            return self.lowest[table] + i
+        count = digit = self.digit()
+        while digit == 15:
+            digit = self.digit()
+            count += digit
+        r = sum(self.digit() * 16**j for j in range(count))
+        return self.lowest[table] + (n - 2 + r // 2 if r % 2 == 0 else -(r // 2) - 1)
+
+    def symbols(self, tables):
+        return np.array([self.symbol(table) for table in tables], np.int32)
+
+    def end(self):
+        assert (self.x, self.bytes) == (1 << 23, [])
+
+
+def parted(joined):
+    (size,) = struct.unpack_from("<I", joined)
+    return joined[4 : 4 + size], joined[4 + size :]
+
+
+def learned(codec, kind, tokens, payload, embedding):
+    """klt, klt-tokens and factorised."""
+    (checksum,), body, ids = struct.unpack_from("<I", payload), payload[4:], None
+    if kind == "klt-tokens":
+        first, body = parted(body)
+        stream, counts = Stream(first, codec, "token"), codec["token_density.counts"]
+        high = stream.symbols([0] * tokens)
+        low = stream.symbols(1 + high)
+        stream.end()
+        ids = np.argsort(-counts, kind="stable")[256 * high + low].astype(np.int32)
+    kept = len(codec["gain"])
+    tables = range(kept) if kind == "factorised" else codec["scale_index"].tolist()
+    stream = Stream(body, codec, "latent")
+    q = stream.symbols(list(tables) * tokens).reshape(tokens, kept)
+    stream.end()
+    assert zlib.crc32((b"" if ids is None else ids.tobytes()) + q.tobytes()) == checksum
+    m = np.tile(codec["mean"], (tokens, 1))
+    m[0] = codec["first_mean"]
+    if ids is not None:
+        m[1:] += (embedding[ids[1:]] - codec["row_mean"]) @ codec["token_map"].T
+    return (codec["gain"] * q) @ codec["synthesis"].T + m
+
+
+def halves(data):
+    planes = np.frombuffer(data, np.uint8).reshape(2, -1)
+    return np.ascontiguousarray(planes.T).view("<f2")[:, 0].astype(np.float32)
+
+
+def baseline(kind, coder, tokens, channels, payload):
+    unpacked = {"raw": bytes, "deflate": zlib.decompress, "zstd": zstandard.decompress}
+    data = unpacked[coder](payload)
+    if kind == "fp16":
+        return halves(data).reshape(tokens, channels)
+    bits = int(kind.removeprefix("int"))
+    group = channels if bits == 8 else 32
+    groups = -(-channels // group)
+    scales = halves(data[: 2 * tokens * groups]).reshape(tokens, groups)
+    run = "".join(f"{byte:08b}" for byte in data[2 * tokens * groups :])
+    levels = [int(run[i * bits : (i + 1) * bits], 2) for i in range(tokens * channels)]
+    levels = np.array(levels).reshape(channels, tokens).T - (2 ** (bits - 1) - 1)
+    return levels * scales[:, np.arange(channels) // group]
+
+
+@pytest.mark.parametrize("kind", ["klt", "klt-tokens", "factorised", "fp16", "int8", "int3"])
+def test_a_stranger_decodes_the_golden_files(kind):
+    folder = GOLDEN / kind
+    data, codec = load_file(folder / "data.safetensors"), load_file(folder / "codec.safetensors")
+    header, chunks = container((folder / "stream.rdc").read_bytes())
+    for row, (tokens, payload) in enumerate(chunks):
+        if header["coder"] == "ans":
+            found = learned(codec, kind, tokens, payload, data.get("embedding"))
+        else:
+            found = baseline(kind, header["coder"], tokens, header["channels"], payload)
+        expected = data["reconstruction"][row, :tokens]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_stranger_reads_escaped_symbols():
+    """The golden stream of tests/coding/test_entropy.py."""
+    table = {"cumulative": [[0, 20000, 60000, 65535, 65536]], "sizes": [5], "lowest": [-1]}
+    codec = {f"latent_{name}": np.array(values) for name, values in table.items()}
+    stream = Stream(bytes.fromhex("e7579a0af37043bbbf"), codec, "latent")
+    assert stream.symbols([0] * 9).tolist() == [0, 0, 1, -1, 0, 900, 0, 1, 0]
+    stream.end()
