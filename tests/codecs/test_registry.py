@@ -162,3 +162,29 @@ def test_an_unknown_codec(tmp_path):
     save_codec(klt, tmp_path, MEANING)
     with pytest.raises(SettingsError, match="unknown codec 'vq'"):
         load_codec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 1 << 20}, {"layers": 1 << 30}, {"side_channels": 1 << 30}, {"channels": 1 << 20}],
+)
+def test_more_weights_than_there_are_take_no_memory(tmp_path, change):
+    """Even if the hash fits: what a description claims is held against the file."""
+    codec = build("hyperprior")
+    codec.channels = change.get("channels", CHANNELS)
+    sizes = {name: value for name, value in change.items() if name != "channels"}
+    codec.hyperparameters = codec.hyperparameters.model_copy(update=sizes)
+    save_codec(codec, tmp_path, MEANING)
+    with pytest.raises(InputError, match=r"fewer weights than|not of 1048576 channels") as caught:
+        load_codec(tmp_path)
+    assert one_line(caught.value)
+
+
+def test_tables_that_the_coder_cannot_be_trusted_with_are_refused(tmp_path):
+    for change in (1 << 20, -1):
+        klt = build("klt")
+        klt.latent_sizes[3] += change
+        save_codec(klt, tmp_path, MEANING)
+        with pytest.raises(InputError, match="coding table") as caught:
+            load_codec(tmp_path)
+        assert one_line(caught.value)
