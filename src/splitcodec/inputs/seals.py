@@ -52,6 +52,8 @@ def check_chunks(path: Path, metadata: pq.FileMetaData, columns: list[str], row_
     names = [metadata.schema.column(i).path.split(".")[0] for i in range(metadata.num_columns)]
     with path.open("rb") as file:
         checksums = _read_seal(file, len(_footer(file)))
+        if len(checksums) != 4 * metadata.num_row_groups * len(names) + _SEAL_END.size:
+            raise ValueError("its seal is of other columns")
         for column in (i for i, name in enumerate(names) if name in columns):
             (expected,) = struct.unpack_from("<I", checksums, 4 * (row_group * len(names) + column))
             if google_crc32c.value(_chunk(file, metadata, row_group, column)) != expected:
@@ -89,5 +91,11 @@ def _chunk(file: BinaryIO, metadata: pq.FileMetaData, group: int, column: int) -
     """The bytes of one column of one row group."""
     chunk = metadata.row_group(group).column(column)
     offsets = (chunk.dictionary_page_offset, chunk.data_page_offset)
-    file.seek(min(offset for offset in offsets if offset is not None))
-    return file.read(chunk.total_compressed_size)
+    start, size = (
+        min(offset for offset in offsets if offset is not None),
+        chunk.total_compressed_size,
+    )
+    if start < 0 or size < 0 or start + size > file.seek(0, os.SEEK_END):
+        raise ValueError("a column lies outside the file")
+    file.seek(start)
+    return file.read(size)
