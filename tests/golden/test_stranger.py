@@ -43,10 +43,13 @@ def container(data):
 class Stream:
     """A rANS stream."""
 
-    def __init__(self, data, codec, name):
+    def __init__(self, data):
         self.x, self.bytes = int.from_bytes(data[:4], "little"), list(data[4:])
+
+    def under(self, codec, name):
         parts = (codec[f"{name}_{part}"] for part in ("cumulative", "sizes", "lowest"))
         self.cumulative, self.sizes, self.lowest = (part.tolist() for part in parts)
+        return self
 
     def fill(self):
         while self.x < 1 << 23:
@@ -78,25 +81,18 @@ class Stream:
         assert (self.x, self.bytes) == (1 << 23, [])
 
 
-def parted(joined):
-    (size,) = struct.unpack_from("<I", joined)
-    return joined[4 : 4 + size], joined[4 + size :]
-
-
 def learned(codec, kind, tokens, payload, embedding):
     """klt, klt-tokens and factorised."""
-    (checksum,), body, ids = struct.unpack_from("<I", payload), payload[4:], None
+    (checksum,), stream, ids = struct.unpack_from("<I", payload), Stream(payload[4:]), None
     if kind == "klt-tokens":
-        first, body = parted(body)
-        stream, counts = Stream(first, codec, "token"), codec["token_density.counts"]
+        stream.under(codec, "token")
+        counts = codec["token_density.counts"]
         high = stream.symbols([0] * tokens)
         low = stream.symbols(1 + high)
-        stream.end()
         ids = np.argsort(-counts, kind="stable")[256 * high + low].astype(np.int32)
     kept = len(codec["gain"])
     tables = range(kept) if kind == "factorised" else codec["scale_index"].tolist()
-    stream = Stream(body, codec, "latent")
-    q = stream.symbols(list(tables) * tokens).reshape(tokens, kept)
+    q = stream.under(codec, "latent").symbols(list(tables) * tokens).reshape(tokens, kept)
     stream.end()
     assert zlib.crc32((b"" if ids is None else ids.tobytes()) + q.tobytes()) == checksum
     m = np.tile(codec["mean"], (tokens, 1))
@@ -144,6 +140,6 @@ def test_a_stranger_reads_escaped_symbols():
     """The golden stream of tests/coding/test_entropy.py."""
     table = {"cumulative": [[0, 20000, 60000, 65535, 65536]], "sizes": [5], "lowest": [-1]}
     codec = {f"latent_{name}": np.array(values) for name, values in table.items()}
-    stream = Stream(bytes.fromhex("e7579a0af37043bbbf"), codec, "latent")
+    stream = Stream(bytes.fromhex("e7579a0af37043bbbf")).under(codec, "latent")
     assert stream.symbols([0] * 9).tolist() == [0, 0, 1, -1, 0, 900, 0, 1, 0]
     stream.end()
