@@ -9,7 +9,7 @@ from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.errors import BitstreamError
 
-EVERYWHERE = torch.ones(2, 3, 1, dtype=torch.bool)
+EVERYWHERE = torch.ones(2, 3, dtype=torch.bool)
 
 
 def positions(*near):

@@ -19,6 +19,23 @@ def test_steps_give_what_the_whole_sequence_gives(network):
     torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=1e-12, atol=1e-12)
 
 
+def test_pieces_give_what_the_whole_sequence_gives(network):
+    inputs = torch.randn(3, 11, 5, dtype=torch.float64)
+    memories = network.memories(3, 2)  # which must grow
+    with torch.no_grad():
+        whole = network(inputs)
+        pieces = [network(piece, memories) for piece in inputs.split([4, 1, 6], 1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_some_places_give_what_the_whole_sequence_gives(network):
+    inputs = torch.randn(3, 11, 5, dtype=torch.float64)
+    rows, tokens = torch.tensor([0, 0, 2, 2, 2]), torch.tensor([0, 7, 1, 2, 10])
+    with torch.no_grad():
+        some = network.at(inputs, rows, tokens)
+        torch.testing.assert_close(some, network(inputs)[rows, tokens], rtol=1e-12, atol=1e-12)
+
+
 def test_an_output_depends_on_no_later_token(network):
     inputs = torch.randn(1, 9, 5, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(network(inputs)[0, 4].sum(), inputs)

@@ -2,12 +2,17 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
+    Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
+    PhiConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from splitcodec.errors import ArchitectureError, InputError, SettingsError
@@ -19,7 +24,27 @@ SMALL = dict(
 CONFIGS = {
     "llama": LlamaConfig(**SMALL, num_key_value_heads=2),
     "mistral": MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=5),
-    "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2),
+    # the front's windows are not the back's
+    "qwen2": Qwen2Config(
+        **SMALL,
+        num_key_value_heads=2,
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=2,
+    ),
+    "qwen3": Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=4),
+    "gemma": GemmaConfig(**SMALL, num_key_value_heads=2, head_dim=4),
+    "gemma2": Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=4, sliding_window=5),
+    "phi": PhiConfig(**SMALL, num_key_value_heads=4),
+    "opt": OPTConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        ffn_dim=32,
+        max_position_embeddings=32,
+        word_embed_proj_dim=16,
+    ),
     "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=4, n_head=4, n_positions=32),
     "gpt_neox": GPTNeoXConfig(**SMALL),
 }
@@ -98,10 +123,8 @@ def test_gradients_reach_the_representation(model):
 
 
 def test_unknown_architecture_says_what_to_register():
-    config = OPTConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16
-    )
-    with pytest.raises(ArchitectureError, match=r"OPTModel.*register"):
+    config = FalconConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ArchitectureError, match=r"FalconModel.*register"):
         SplitModel(build(config))
 
 

@@ -18,7 +18,12 @@ class ChannelwiseCodec(TransformCodec):
         self, coder: Encoder, deviation: Tensor, offsets: Tensor, mask: Tensor, past: Past | None
     ) -> list[Tensor]:
         """Tokens in order, channels within a token."""
-        symbols = self.rounded(deviation, self.latent(deviation))
+        latent = self.latent(deviation)
+        symbols, doubtful = latent.round(), self.doubtful(deviation, latent)
+        if doubtful.any():
+            exact = self.exact().latent(deviation[doubtful].double())
+            symbols[doubtful] = exact.round_().to(symbols)
+        symbols = symbols.to(torch.int32)
         coder.put(symbols, self._indexes(mask), self.tables("latent"))
         return [symbols]
 

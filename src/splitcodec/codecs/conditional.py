@@ -19,7 +19,13 @@ from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.networks import CausalNetwork, Memory
-from splitcodec.codecs.transform import CHANNELWISE, Past, TransformCodec, straight_through
+from splitcodec.codecs.transform import (
+    CHANNELWISE,
+    Past,
+    TransformCodec,
+    near_half,
+    straight_through,
+)
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.location_scale import (
@@ -31,8 +37,8 @@ from splitcodec.densities.location_scale import (
 )
 
 _CLIP = 8.0
-_FLOAT32_ERROR = 2.0**-17
-"""Side values so near to a rounding boundary are computed again in float64."""
+FLOAT32_ERROR = 2.0**-17
+"""Bound on what float32 does to side values, means and, in units of a table, positions."""
 
 
 class ConditionalCodec(TransformCodec):
@@ -103,8 +109,8 @@ class ConditionalCodec(TransformCodec):
         """See TransformCodec."""
         latent = self.latent(deviation)
         side = self._side_symbols(deviation, latent, past)
-        symbols, positions = self.quantise(deviation, latent, offsets, side, past)
-        signals = Signals.of(positions, mask)
+        symbols, positions, signalled = self.quantise(deviation, latent, offsets, side, past)
+        signals = Signals.of(positions, signalled.logical_and_(mask[..., 0]))
         if self.side_density:
             coder.put(side, self._side_indexes(mask), self.tables("side"))
         signals.put(coder, positions.shape)
@@ -135,10 +141,11 @@ class ConditionalCodec(TransformCodec):
 
     def quantise(
         self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor]:
-        """Symbols (int32), and where their scales lie among the tables, (batch, tokens, kept).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols (int32), where their scales lie among the tables, and which tokens may signal.
 
-        `latent`: of the deviation, in float32; `side`: integer side values.
+        The first two (batch, tokens, kept), the last (batch, tokens). `latent`: of the deviation,
+        in float32; `side`: integer side values.
         """
         raise NotImplementedError
 
@@ -191,12 +198,12 @@ class ConditionalCodec(TransformCodec):
             values = exact.side(exact.latent(deviation.double()), past.memories.get("side"))
             return values.round_().to(torch.int32)
         values = self.side(latent)
-        symbols = values.round()
-        doubtful = ((values - symbols).abs_() > 0.5 - _FLOAT32_ERROR).flatten(1).any(1)
-        if doubtful.any():
-            symbols[doubtful] = (
-                exact.side(exact.latent(deviation[doubtful].double())).round().to(symbols)
-            )
+        symbols, doubtful = values.round(), near_half(values, FLOAT32_ERROR)
+        rows = doubtful.any(-1)
+        if rows.any():
+            inputs = exact.normalised(exact.latent(deviation[rows].double()))
+            places = doubtful[rows].nonzero(as_tuple=True)
+            symbols[doubtful] = exact.side_analysis.at(inputs, *places).round_().to(symbols)
         return symbols.to(torch.int32)
 
     def _side_indexes(self, mask: Tensor) -> Tensor:

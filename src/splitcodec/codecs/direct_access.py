@@ -87,11 +87,11 @@ class DirectAccess(ConditionalCodec):
 
     def quantise(
         self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See ConditionalCodec."""
         exact = self.exact().latent(deviation.double())
         symbols, _, _, positions = self._quantised(exact, offsets, side, past)
-        return symbols.to(torch.int32), positions
+        return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
 
     def dequantise(
         self,

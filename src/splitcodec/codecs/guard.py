@@ -12,6 +12,8 @@ feedback through decoded values and even for a receiver that has only float32. I
 rate: one position in 33,000 is signalled, by 25 bits.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,6 +25,19 @@ from splitcodec.errors import BitstreamError
 
 BOUND = 2.0**-16
 """Assumed largest difference of a position between two machines, in units of a table."""
+
+
+@contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """float32 that is float32, whatever the program around has asked for: the bounds assume it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
 
 _DIGIT = 256
 _DIGITS = 3
@@ -52,12 +67,17 @@ class Signals:
     up: Tensor
 
     @classmethod
-    def of(cls, positions: Tensor, mask: Tensor) -> Self:
-        """What must be told of `positions` (batch, tokens, channels); mask (batch, tokens, 1)."""
-        nearest = positions.round()
-        places = ((positions - nearest).abs_() >= 0.5 - BOUND).logical_and_(mask).nonzero()
-        at = places.unbind(1)
-        return cls(places, (nearest[at] > positions[at]).to(torch.int32))
+    def of(cls, positions: Tensor, where: Tensor) -> Self:
+        """What must be told of `positions` (batch, tokens, channels) of tokens `where`.
+
+        `where` (batch, tokens): all tokens that may have something to be told.
+        """
+        row, token = where.nonzero(as_tuple=True)
+        some = positions[row, token]
+        nearest = some.round()
+        place, channel = ((some - nearest).abs_() >= 0.5 - BOUND).nonzero(as_tuple=True)
+        up = (nearest > some)[place, channel]
+        return cls(torch.stack([row[place], token[place], channel], 1), up.to(torch.int32))
 
     def indexes(self, positions: Tensor, first: int = 0) -> Tensor:
         """The table at each of `positions` (batch, tokens, channels), int32, as the encoder chose.

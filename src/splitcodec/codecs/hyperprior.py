@@ -5,12 +5,13 @@ after Ballé et al. 2018 and Minnen et al. 2018), so all symbols of a sequence d
 frozen mode the quantiser sits behind a transform, which starts as the KLT's.
 """
 
+import torch
 from torch import Tensor
 
-from splitcodec.codecs.conditional import ConditionalCodec
-from splitcodec.codecs.guard import Signals
+from splitcodec.codecs.conditional import FLOAT32_ERROR, ConditionalCodec
+from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
-from splitcodec.codecs.transform import Past
+from splitcodec.codecs.transform import Past, near_half
 from splitcodec.coding.entropy import Decoder
 from splitcodec.errors import BitstreamError
 
@@ -51,10 +52,23 @@ class Hyperprior(ConditionalCodec):
 
     def quantise(
         self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor]:
-        """See ConditionalCodec."""
-        mean, positions = self._from_side(side, past)
-        return self.rounded(deviation, latent, mean), positions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ConditionalCodec; float64 only for tokens of which float32 leaves something open."""
+        exact = self.exact()
+        if past:
+            mean, positions = self._from_side(side, past)
+            symbols = (exact.latent(deviation.double()) - mean).round_()
+            return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
+        mean, positions = self._roughly_from_side(side)
+        residual = latent - mean
+        symbols = residual.round()
+        unsure = self.doubtful(deviation, residual, FLOAT32_ERROR)
+        unsure |= near_half(positions, BOUND + FLOAT32_ERROR)
+        if unsure.any():
+            outputs = exact.prediction.at(side.double(), *unsure.nonzero(as_tuple=True))
+            mean, positions[unsure] = exact.positions_from(outputs)
+            symbols[unsure] = (exact.latent(deviation[unsure].double()) - mean).round_().to(symbols)
+        return symbols.to(torch.int32), positions, unsure
 
     def dequantise(
         self,
@@ -66,15 +80,18 @@ class Hyperprior(ConditionalCodec):
         past: Past | None,
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
-        mean, positions = self._from_side(side, past)
+        roughly = self._single_precision
+        mean, positions = self._roughly_from_side(side) if roughly else self._from_side(side, past)
         indexes = signals.indexes(positions).masked_fill_(~mask, -1)
         symbols = coder.pop(indexes, self.tables("latent"))
         return self.decoded(0.0, mean.float(), symbols), symbols
 
     def _from_side(self, side: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
-        """Mean of each latent and where its scale lies among the tables, which is float64."""
+        """Mean of each latent and where its scale lies among the tables, float64."""
         exact = self.exact()
-        if self._single_precision:
-            return exact.positions_from(self.prediction(side.float()))
         memories = past.memories["prediction"] if past else None
         return exact.positions_from(exact.prediction(side.double(), memories))
+
+    def _roughly_from_side(self, side: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the float32 network, whose outputs alone are rounded."""
+        return self.exact().positions_from(self.prediction(side.float()))

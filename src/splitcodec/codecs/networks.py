@@ -60,6 +60,24 @@ class CausalBlock(nn.Module):
         states = states + self.mixed(attended.transpose(1, 2).flatten(-2))
         return states + self.feed(self.feed_norm(states))
 
+    def at(self, states: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        """What `forward` gives at some places only, (places, width); all are needed as context."""
+        normed, width = self.attention_norm(states), states.shape[-1]
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        parts = functional.linear(normed, weight[width:], bias[width:])
+        keys, values = parts.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        queries = functional.linear(normed[rows, tokens], weight[:width], bias[:width])
+        queries = queries.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        attended = torch.empty_like(queries)
+        for row in rows.unique().tolist():
+            own = rows == row
+            visible = torch.arange(states.shape[1], device=tokens.device) <= tokens[own, None]
+            attended[:, own] = functional.scaled_dot_product_attention(
+                queries[None, :, own], keys[row, None], values[row, None], attn_mask=visible
+            )[0]
+        chosen = states[rows, tokens] + self.mixed(attended.transpose(0, 1).flatten(-2))
+        return chosen + self.feed(self.feed_norm(chosen))
+
 
 class CausalNetwork(nn.Sequential):
     """inputs → width → blocks → outputs, causal throughout; outputs start at zero if asked."""
@@ -91,6 +109,15 @@ class CausalNetwork(nn.Sequential):
         for block, memory in zip(blocks, memories or [None] * len(blocks), strict=True):
             states = block(states, memory)
         return last(norm(states))
+
+    def at(self, inputs: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Outputs at some places only, (places, outputs); the last block works for them alone."""
+        first, *blocks, norm, last = self
+        states = first(inputs)
+        for block in blocks[:-1]:
+            states = block(states)
+        chosen = blocks[-1].at(states, rows, tokens) if blocks else states[rows, tokens]
+        return last(norm(chosen))
 
     def step(self, inputs: Tensor, memories: list[Memory]) -> Tensor:
         """Outputs (batch, outputs) of the next token from its inputs (batch, inputs)."""

@@ -31,6 +31,7 @@ from torch.nn import functional
 from splitcodec.activations.store import mask_of
 from splitcodec.codecs.base import Codec, Estimate
 from splitcodec.codecs.checksum import seal, trim, unseal
+from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.networks import Memory
 from splitcodec.codecs.streaming import CheckedStream
@@ -163,7 +164,9 @@ class TransformCodec(Codec):
         coder = Encoder()
         if self.sends_tokens:
             self._encode_tokens(coder, tokens, mask[..., 0])
-        symbols = self.encode(coder, representation - means, offsets, mask, past)
+        with plain_arithmetic():
+            deviation = representation.to(means.dtype) - means
+            symbols = self.encode(coder, deviation, offsets, mask, past)
         if past:
             past.tokens += representation.shape[1]
         sent = [tokens.to(torch.int32)] if self.sends_tokens else []
@@ -178,7 +181,8 @@ class TransformCodec(Codec):
         if self.sends_tokens:
             tokens = self._decode_tokens(coder, mask[..., 0])
         means, offsets = self.means(tokens, mask.shape[1], past.tokens if past else 0)
-        deviation, symbols = self.decode(coder, offsets, mask, past)
+        with plain_arithmetic():
+            deviation, symbols = self.decode(coder, offsets, mask, past)
         coder.finish()
         if past:
             past.tokens += mask.shape[1]
@@ -236,22 +240,13 @@ class TransformCodec(Codec):
         """(batch, tokens, kept), in quantiser steps."""
         return deviation @ self.analysis.T
 
-    def rounded(self, deviation: Tensor, latent: Tensor, mean: Tensor | float = 0.0) -> Tensor:
-        """Symbols, the integers nearest to latent - mean, int32, as float64 finds them.
+    def doubtful(self, deviation: Tensor, residual: Tensor, error: float = 0.0) -> Tensor:
+        """Tokens, (batch, tokens), of which float32 may round a value to the wrong side.
 
-        `latent`: of the deviation, in float32. Where that may have rounded to the wrong side of a
-        boundary, the token's latent is computed again.
+        `residual`: the latent of the deviation, less what is known to an `error`.
         """
-        residual = latent - mean
-        symbols = residual.round()
         size = deviation.norm(dim=-1, keepdim=True) * self.analysis.norm(dim=-1).max()
-        apart = (residual - symbols).abs_()
-        doubtful = (apart > 0.5 - _FLOAT32_ERROR * size).any(-1)
-        if doubtful.any():
-            again = self.exact().latent(deviation[doubtful].double())
-            mean = mean[doubtful] if isinstance(mean, Tensor) else mean
-            symbols[doubtful] = (again - mean).round_().to(symbols)
-        return symbols.to(torch.int32)
+        return near_half(residual, _FLOAT32_ERROR * size + error)
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """The deviation (batch, tokens, channels) of a decoded latent."""
@@ -333,6 +328,11 @@ class TransformCodec(Codec):
             for key in state.keys() & keys:
                 self.register_buffer(key, torch.empty_like(state[key]))
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def near_half(values: Tensor, error: Tensor | float) -> Tensor:
+    """Tokens with a value that may round either way if it is known to an `error`; (…, tokens)."""
+    return ((values - values.round()).abs_() > 0.5 - error).any(-1)
 
 
 def straight_through(values: Tensor) -> Tensor:

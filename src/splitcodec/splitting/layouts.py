@@ -18,12 +18,14 @@ class Layout:
 
     `blocks`: the list of transformer blocks; `norm`: the normalisation after the last block;
     `positions`: an embedding of positions that forward() adds to the input embeddings, or None
-    when positions enter by rotation inside the blocks.
+    when positions enter by rotation inside the blocks; `decoder`: where in the base model all of
+    these are, if not at its top.
     """
 
     blocks: str
     norm: str
     positions: str | None = None
+    decoder: str | None = None
 
 
 _LAYOUTS: dict[str, Layout] = {}
@@ -45,7 +47,19 @@ def layout_of(base_model: nn.Module) -> Layout:
     return _LAYOUTS[name]
 
 
-for _name in ("LlamaModel", "MistralModel", "Qwen2Model"):
+for _name in (
+    "LlamaModel",
+    "MistralModel",
+    "Qwen2Model",
+    "Qwen3Model",
+    "GemmaModel",
+    "Gemma2Model",
+):
     register(_name, Layout(blocks="layers", norm="norm"))
+register("PhiModel", Layout(blocks="layers", norm="final_layernorm"))
 register("GPT2Model", Layout(blocks="h", norm="ln_f", positions="wpe"))
 register("GPTNeoXModel", Layout(blocks="layers", norm="final_layer_norm"))
+register(
+    "OPTModel",
+    Layout("layers", "final_layer_norm", positions="embed_positions", decoder="decoder"),
+)

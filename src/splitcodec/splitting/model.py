@@ -25,8 +25,8 @@ from splitcodec.splitting.layouts import layout_of
 class _NoPositions(nn.Module):
     """Stands in for a position embedding where positions have been added already."""
 
-    def forward(self, positions: Tensor) -> Tensor:
-        return positions.new_zeros(*positions.shape, 1)
+    def forward(self, positions: Tensor, *_: Any, **__: Any) -> Tensor:
+        return positions.new_zeros(1)
 
 
 class PartCache(DynamicCache):
@@ -80,8 +80,14 @@ class SplitModel(nn.Module):
         return cls(model.requires_grad_(False).to(device))
 
     @property
+    def _decoder(self) -> nn.Module:
+        """The module that has blocks and norm."""
+        base, inner = self.model.base_model, self._layout.decoder
+        return getattr(base, inner) if inner else base
+
+    @property
     def _all_blocks(self) -> nn.ModuleList:
-        return getattr(self.model.base_model, self._layout.blocks)
+        return getattr(self._decoder, self._layout.blocks)
 
     @property
     def blocks(self) -> int:
@@ -91,7 +97,7 @@ class SplitModel(nn.Module):
     @property
     def norm(self) -> nn.Module:
         """The normalisation between the last block and the head."""
-        return getattr(self.model.base_model, self._layout.norm)
+        return getattr(self._decoder, self._layout.norm)
 
     def back_blocks(self, split: int) -> list[nn.Module]:
         """The blocks from `split` on."""
@@ -193,9 +199,10 @@ class SplitModel(nn.Module):
 
         A part that starts after the first block adds no positions.
         """
-        base, layout = self.model.base_model, self._layout
-        part = copy.copy(base)
-        part._modules = dict(base._modules)
+        whole, layout = self._decoder, self._layout
+        part = copy.copy(whole)
+        part._modules = dict(whole._modules)
+        part.config = _config_of_part(whole.config, first, last)
         setattr(part, layout.blocks, self._all_blocks[first:last])
         if last is not None:
             setattr(part, layout.norm, nn.Identity())
@@ -205,6 +212,15 @@ class SplitModel(nn.Module):
         return part(
             **inputs, past_key_values=cache if keeps else None, use_cache=keeps
         ).last_hidden_state
+
+
+def _config_of_part(config: PretrainedConfig, first: int, last: int | None) -> PretrainedConfig:
+    """What the model asks about its blocks by number is about those of the part."""
+    if not getattr(config, "layer_types", None):
+        return config
+    part = copy.copy(config)
+    part.layer_types = config.layer_types[first:last]
+    return part
 
 
 def check_context(model: SplitModel, tokens: int) -> None:
