@@ -183,7 +183,9 @@ class SplitModel(nn.Module):
 
     def head(self, states: Tensor) -> Tensor:
         """Logits (…, vocabulary) of final states (…, channels)."""
-        return self.model.get_output_embeddings()(states)
+        logits = self.model.get_output_embeddings()(states)
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
 
     def back(self, representation: Tensor, split: int, cache: PartCache | None = None) -> Tensor:
         """The logits that follow from a representation at `split`."""
