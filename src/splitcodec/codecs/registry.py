@@ -81,7 +81,7 @@ def load_codec(directory: Path, coder: str | None = None) -> tuple[Codec, dict[s
         if isinstance(codec, TransformCodec):
             for table in codec.densities():
                 check_tables(codec.tables(table))
-    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{directory} does not hold a {name} codec of this version ({reason:.200}); "
