@@ -50,11 +50,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def positions(codec):
     """Where the scales of DATA lie among the tables, (3, 60, kept) float64."""
     means, offsets = codec.means(None, 60)
-    latent = codec.latent(DATA - means)
-    side = codec._side_symbols(DATA - means, latent, None)
+    latent, side = codec.latent(DATA - means), _side(codec)
     if isinstance(codec, Hyperprior):
         return codec._from_side(side, None)[1]
     return codec.quantise(DATA - means, latent, offsets, side, None)[1]
+
+
+@torch.no_grad()
+def _side(codec):
+    deviation = DATA - codec.means(None, 60)[0]
+    return codec._side_symbols(deviation, codec.latent(deviation), None)
 
 
 def symbols_of(codec, streams):
@@ -152,6 +157,23 @@ def test_a_receiver_with_float32_networks_decodes():
     expected = symbols_of(codec, streams)
     codec.exact().prediction = InFloat32(codec.exact().prediction)
     assert torch.equal(symbols_of(codec, streams), expected)
+
+
+@torch.no_grad()
+def test_networks_on_which_float32_is_not_enough_code_as_well():
+    codec = fitted_hyperprior()
+    with torch.no_grad():
+        codec.prediction[-1].weight.mul_(300)
+    assert (codec._roughly_from_side(_side(codec))[1] - positions(codec)).abs().max() > BOUND
+    streams = codec.compress(DATA, LENGTHS)
+    _, whole = codec.write(DATA, LENGTHS)
+    codec.decompress(streams, LENGTHS)
+    past, parts = codec.start(), []
+    for piece in DATA[0].split(1):
+        symbols = codec.write(piece[None], torch.tensor([1]), None, past)[1]
+        parts.append([part[0] for part in symbols])
+    for kind, expected in enumerate(whole):
+        assert torch.equal(torch.cat([part[kind] for part in parts]), expected[0])
 
 
 def test_symbols_do_not_depend_on_threads_or_libraries(codec):

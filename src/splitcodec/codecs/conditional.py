@@ -37,7 +37,7 @@ from splitcodec.densities.location_scale import (
 )
 
 _CLIP = 8.0
-FLOAT32_ERROR = 2.0**-17
+FLOAT32_ERROR = 2.0**-16
 """Bound on what float32 does to side values, means and, in units of a table, positions."""
 
 

@@ -54,21 +54,32 @@ class Hyperprior(ConditionalCodec):
         self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ConditionalCodec; float64 only for tokens of which float32 leaves something open."""
-        exact = self.exact()
         if past:
-            mean, positions = self._from_side(side, past)
-            symbols = (exact.latent(deviation.double()) - mean).round_()
-            return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
+            return self._quantise_exactly(deviation, side, past)
+        exact = self.exact()
         mean, positions = self._roughly_from_side(side)
         residual = latent - mean
         symbols = residual.round()
         unsure = self.doubtful(deviation, residual, FLOAT32_ERROR)
         unsure |= near_half(positions, BOUND + FLOAT32_ERROR)
-        if unsure.any():
-            outputs = exact.prediction.at(side.double(), *unsure.nonzero(as_tuple=True))
-            mean, positions[unsure] = exact.positions_from(outputs)
-            symbols[unsure] = (exact.latent(deviation[unsure].double()) - mean).round_().to(symbols)
+        unsure[:, -1] = True  # so that there are always some that show what float32 does
+        outputs = exact.prediction.at(side.double(), *unsure.nonzero(as_tuple=True))
+        true_mean, true_positions = exact.positions_from(outputs)
+        errors = true_mean - mean[unsure], true_positions - positions[unsure]
+        if max(float(error.abs().max()) for error in errors) > FLOAT32_ERROR / 2:
+            return self._quantise_exactly(deviation, side, past)
+        true_latent = exact.latent(deviation[unsure].double())
+        symbols[unsure] = (true_latent - true_mean).round_().to(symbols)
+        positions[unsure] = true_positions
         return symbols.to(torch.int32), positions, unsure
+
+    def _quantise_exactly(
+        self, deviation: Tensor, side: Tensor, past: Past | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, all in float64."""
+        mean, positions = self._from_side(side, past)
+        symbols = (self.exact().latent(deviation.double()) - mean).round_()
+        return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
 
     def dequantise(
         self,
