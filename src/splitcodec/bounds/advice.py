@@ -20,13 +20,13 @@ from torch import Tensor
 from splitcodec.activations.moments import Moments, ordinary_tokens
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.bounds.rate_distortion import OperatingPoint, quantiser_rate
+from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import whitened_transform
 from splitcodec.errors import InputError
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import compare_logits, logit_chunks
 
-SHRINKAGE = 0.01
-"""As the closed-form codec's: share of the mean sensitivity added to its diagonal."""
+SHRINKAGE = KltHyperparameters().shrinkage
 LAMBDAS = tuple(float(value) for value in np.geomspace(2e-5, 5e-3, 5))
 """Nats a bit at which the divergence is probed."""
 
@@ -114,7 +114,7 @@ def probe(
     for rate_weight in rate_weights:
         point = quantiser_rate(statistics.variances, rate_weight)
         noisy = _with_errors(batch, statistics, point, generator)
-        kl, rise = _compare(model, statistics.split, noisy, batch, reference)
+        kl, rise = compare_outputs(model, statistics.split, noisy, batch, reference)
         divergences.append(float(kl.mean()))
         rises.append(float(rise.mean()))
         errors.append(float(rise.std()) / math.sqrt(len(rise)))
@@ -136,7 +136,7 @@ def _with_errors(
     return changed
 
 
-def _compare(
+def compare_outputs(
     model: SplitModel, split: int, noisy: Tensor, batch: Batch, reference: Batch
 ) -> tuple[Tensor, Tensor]:
     """Divergence and rise of cross-entropy of every predicted token; each (tokens,)."""
