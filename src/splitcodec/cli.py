@@ -529,9 +529,11 @@ def figures(
     out: Annotated[Path, typer.Option(help="directory")],
 ) -> None:
     """Draw every figure of an experiment as SVG and PNG."""
+    from splitcodec.report.bounds_figure import draw_bounds
     from splitcodec.report.figures import draw
 
     draw(points, references, bounds, out)
+    draw_bounds(points, bounds, out)
 
 
 @app.command()

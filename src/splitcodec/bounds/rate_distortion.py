@@ -96,7 +96,7 @@ def quantiser_rate(variances: Tensor, rate_weight: float) -> OperatingPoint:
 @cache
 def _quantiser_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For ln(ν/λ): bits and ln(error/λ) of the best uniform quantiser with centroid gain."""
-    ratios = np.linspace(-1.0, 14.0, 241)
+    ratios = np.linspace(-1.0, 14.0, 121)
     bits, errors = [], []
     for ratio in ratios:
         variance = math.exp(ratio)
@@ -110,7 +110,7 @@ def _best_quantiser(variance: float) -> tuple[float, float]:
     """Bits and error at λ = 1 of the best step for a Gaussian of `variance`, by enumeration."""
     start, deviation = math.sqrt(12 / NATS_PER_BIT), math.sqrt(variance)
     best = (0.5 * variance, 0.0, variance)
-    for step in start * np.logspace(-0.3, 0.6, 37):
+    for step in start * np.logspace(-0.3, 0.6, 25):
         scale = deviation / step
         reach = math.ceil(6 * scale) + 1
         symbols = torch.arange(-reach, reach + 1, dtype=torch.float64)
