@@ -1,4 +1,4 @@
-"""How much faster the bounds are than by the straightforward way, and how they scale; prints ratios.
+"""How much faster the bounds are than by the straightforward way, and how they scale.
 
     python benchmarks/bounds_speed.py                 # comparison and scaling, about three minutes
     python benchmarks/bounds_speed.py --documents 125 250 500 1000 --tokens 512 --channels 576
@@ -84,14 +84,12 @@ def compare(store: Activations, arguments: argparse.Namespace) -> None:
     loop = (time.perf_counter() - start) * arguments.draws / arguments.loop_draws
     deviation = float(np.abs(spectrum.numpy()[2:] / values - 1).max())
     print(f"{documents} documents of {data.shape[1]:,} values")
-    print(
-        f"spectrum: {arnoldi:.2f} s by Arnoldi, {ours_spectrum:.2f} s ours with reading,", end=" "
-    )
+    print(f"spectrum: {arnoldi:.2f} s by Arnoldi, {ours_spectrum:.2f} s ours,", end=" ")
     print(f"{arnoldi / ours_spectrum:.1f} times faster; largest deviation {deviation:.1e}")
     print(
         f"{arguments.draws} draws: {loop:.1f} s in a loop (from {arguments.loop_draws}),", end=" "
     )
-    print(f"{ours_draws:.2f} s ours with reading, {loop / ours_draws:.1f} times faster;", end=" ")
+    print(f"{ours_draws:.2f} s ours, {loop / ours_draws:.1f} times faster;", end=" ")
     print(f"{np.mean(norms):.4f} and {found.value:.4f} ± {found.standard_error:.4f}", flush=True)
     both = (arnoldi + loop) / ours_draws
     print(f"both: {both:.1f} times faster", flush=True)
