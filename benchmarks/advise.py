@@ -46,7 +46,7 @@ def main() -> None:
             model = model or SplitModel.load(arguments.model)
             measure(arguments, model, stores, split)
     rows = [json.loads((arguments.work / f"{split}.json").read_text()) for split in splits]
-    statistics = [load_statistics(arguments, stores, split) for split in splits]
+    statistics = [load_statistics(arguments, stores, split)[0] for split in splits]
     for target in (0.02, 0.05, 0.1):
         compare(statistics, rows, target)
 
@@ -67,16 +67,17 @@ def parse() -> argparse.Namespace:
 
 
 def load_statistics(arguments, stores, split):
-    """The statistics of a split from its stored training representations."""
+    """The statistics of a split from its stored training representations, and their material."""
     train = Activations(stores / f"split{split}/train.parquet")
     place = arguments.results / "sensitivity" / arguments.model.name / f"split{split}.safetensors"
     length = train.tokens / len(train)
-    return statistics_of(split, moments_of(train), load_sensitivity(place)[0], length)
+    moments, sensitivity = moments_of(train), load_sensitivity(place)[0]
+    return statistics_of(split, moments, sensitivity, length), moments, sensitivity
 
 
 def measure(arguments, model, stores, split) -> None:
     """Probe and codecs of one split, as JSON. The probe sees training text where it is stored."""
-    own = load_statistics(arguments, stores, split)
+    own, *material = load_statistics(arguments, stores, split)
     train = Activations(stores / f"split{split}/train.parquet")
     evaluation = Activations(stores / f"split{split}/evaluation.parquet")
     references = Activations(stores / "final/evaluation.parquet")
@@ -85,8 +86,7 @@ def measure(arguments, model, stores, split) -> None:
         pair = train, Activations(stores / "final/train.parquet")
     weights = tuple(arguments.lambdas)
     probed = probe(model, *pair, own, weights, arguments.sequences)
-    place = arguments.results / "sensitivity" / arguments.model.name / f"split{split}.safetensors"
-    material = moments_of(train), load_sensitivity(place)[0], sample_tokens(train, 16384, 0)
+    material.append(sample_tokens(train, 16384, 0))
     rows = range(min(arguments.sequences, len(evaluation)))
     batch, reference = evaluation.read(rows), references.read(rows)
     bits, kl, rise = [], [], []
