@@ -5,6 +5,7 @@ The module is long because it is the list of all verbs; none does more than chec
 """
 
 import json
+import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -449,18 +450,81 @@ def generate(
 
 @app.command()
 def bounds(
-    activations: Store,
+    activations: Annotated[Path, typer.Option(help="training store at the split")],
     out: Out,
     codec: Annotated[list[Path], typer.Option(help="codecs with a transform")] = [],  # noqa: B006
+    evaluation: Annotated[
+        Path | None, typer.Option(help="evaluation store, for what generalises")
+    ] = None,
+    sensitivity: Annotated[
+        Path | None, typer.Option(help="made by sensitivity, for rate-distortion functions")
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="made by references, for the gap to the text's entropy")
+    ] = None,
     rademacher_draws: Annotated[int, typer.Option(min=2)] = 10_000,
+    rate_sequences: Annotated[
+        int, typer.Option(min=2, help="training sequences whose rate is measured")
+    ] = 16,
     seed: int = 0,
 ) -> None:
-    """Bound the rate of a representation by its covariance; estimate its complexity."""
+    """Bound the rate of a representation and of codecs in every way there is."""
     from splitcodec.activations.store import Activations
-    from splitcodec.bounds.measure import measure_bounds
-    from splitcodec.files import write_json
+    from splitcodec.bounds.measure import Effort, measure_bounds
+    from splitcodec.files import read_json, write_json
+    from splitcodec.training.sensitivity import load_sensitivity
 
-    write_json(out, measure_bounds(Activations(activations), codec, rademacher_draws, seed))
+    report = measure_bounds(
+        Activations(activations),
+        codec,
+        Effort(rademacher_draws, rate_sequences),
+        seed,
+        Activations(evaluation) if evaluation else None,
+        load_sensitivity(sensitivity)[0] if sensitivity else None,
+        read_json(references)["model_bits_per_token"] if references else None,
+    )
+    write_json(out, report)
+
+
+@app.command()
+def advise(
+    model: ModelDirectory,
+    tokens: Annotated[Path, typer.Option(help="Parquet file made by tokenise, of training text")],
+    target_perplexity: Annotated[
+        str, typer.Option(help="how much the perplexity may rise, such as +2%")
+    ],
+    split: Annotated[
+        list[int], typer.Option(help="candidates; repeat for several, all if left out")
+    ] = [],  # noqa: B006
+    model_dtype: DtypeOption = Dtype.float32,
+    sequences: Annotated[int, typer.Option(min=4, help="for the statistics")] = 32,
+    bandwidth: Annotated[
+        float | None, typer.Option(min=1, help="of the link, in bits a second")
+    ] = None,
+    sender_speed: Annotated[
+        float | None, typer.Option(min=0, help="of the whole model there, in tokens a second")
+    ] = None,
+    receiver_speed: Annotated[float | None, typer.Option(min=0)] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON to write")] = None,
+    seed: int = 0,
+) -> None:
+    """Say where to split: the rate of every split at a target perplexity, without any codec."""
+    target = _increase(target_perplexity)
+    speeds = (bandwidth, sender_speed, receiver_speed)
+    if any(speeds) and not all(speeds):
+        raise SettingsError("give --bandwidth, --sender-speed and --receiver-speed together")
+    from splitcodec.bounds.advice import Devices
+    from splitcodec.bounds.advising import advise, print_advice
+    from splitcodec.files import write_json
+    from splitcodec.inputs.tokens import read_tokens
+
+    loaded = _load_model(model, model_dtype, read_tokens(tokens).metadata)
+    splits = split or list(range(1, loaded.blocks))
+    lines = advise(loaded, tokens, splits, target, sequences, seed)
+    devices = Devices(*speeds) if all(speeds) else None
+    report = print_advice(lines, loaded.blocks, target, devices)
+    if out:
+        write_json(out, report)
 
 
 @app.command()
@@ -521,9 +585,11 @@ def figures(
     out: Annotated[Path, typer.Option(help="directory")],
 ) -> None:
     """Draw every figure of an experiment as SVG and PNG."""
+    from splitcodec.report.bounds_figure import draw_bounds
     from splitcodec.report.figures import draw
 
     draw(points, references, bounds, out)
+    draw_bounds(points, bounds, out)
 
 
 @app.command()
@@ -583,6 +649,17 @@ def _load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any
     if any(meaning["model_hash"] != own for meaning in meanings):
         raise InputError(f"{directory} is not the model that the given files were made with")
     return model
+
+
+def _increase(text: str) -> float:
+    """+2% as 0.02."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = math.nan
+    if not text.endswith("%") or not value > 0:
+        raise SettingsError(f"--target-perplexity {text!r} is no increase such as +2%")
+    return value
 
 
 def _validated(wanted: Any, given: dict[str, Any]) -> Any:

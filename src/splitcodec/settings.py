@@ -353,6 +353,7 @@ class Bounds(Strict):
     """What is estimated about the representation itself."""
 
     rademacher_draws: int = Field(10_000, ge=2, description="sign vectors")
+    rate_sequences: int = Field(16, ge=2, description="training sequences whose rate is measured")
 
 
 class Settings(Strict):

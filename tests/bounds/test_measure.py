@@ -7,15 +7,15 @@ from small_world import one_line, save_for, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations
 from splitcodec.bounds.covariance import covariance_bound
-from splitcodec.bounds.measure import measure_bounds
+from splitcodec.bounds.measure import Effort, measure_bounds
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
 from splitcodec.codecs.registry import build_codec
 from splitcodec.errors import InputError
 
 
-def store(path, tokens=50, channels=6):
-    generator = torch.Generator().manual_seed(0)
+def store(path, tokens=50, channels=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
     scales = torch.logspace(1, -1, channels)
     rows = [scales * torch.randn(tokens, channels, generator=generator) for _ in range(20)]
     return write_store(path, rows, split=2, partition="evaluation")
@@ -40,7 +40,7 @@ def measured(tmp_path):
         )
         for rate_weight in (0.01, 0.1)
     ]
-    return activations, folders, measure_bounds(activations, folders, 200, 0)
+    return activations, folders, measure_bounds(activations, folders, Effort(200), 0)
 
 
 def test_the_report_is_plain_json_and_says_what_it_is_of(measured):
@@ -81,12 +81,14 @@ def test_every_codecs_bound_lies_above_its_rate(measured):
     assert rows[0]["bits_per_token"] > rows[1]["bits_per_token"]
 
 
-def test_with_fewer_tokens_than_channels_there_is_no_bound_but_a_report(tmp_path):
+def test_fewer_tokens_than_channels_shrink_the_bound_and_leave_none_given_the_past(
+    tmp_path,
+):
     activations = store(tmp_path / "a.parquet", tokens=2, channels=32)
-    report = measure_bounds(activations, [], 10, 0)
+    report = measure_bounds(activations, [], Effort(10), 0)
     assert report["tokens"] == 20
-    assert report["covariance"]["representation_bits_per_token"] is None
-    assert report["covariance"]["standard_error"] is None
+    assert report["covariance"]["representation_bits_per_token"] > 0
+    assert report["covariance"]["given_previous"]["bits_per_token"] is None
     json.dumps(report, allow_nan=False)
 
 
@@ -94,5 +96,51 @@ def test_a_codec_without_transform_gives_one_line(tmp_path):
     activations = store(tmp_path / "a.parquet")
     folder = save_for(build_codec("int4", 6, {}), activations, tmp_path / "int4")
     with pytest.raises(InputError, match="int4") as caught:
-        measure_bounds(Activations(activations.path), [folder], 10, 0)
+        measure_bounds(Activations(activations.path), [folder], Effort(10), 0)
     assert one_line(caught.value)
+
+
+@pytest.fixture
+def everything(tmp_path):
+    activations, fresh = store(tmp_path / "a.parquet"), store(tmp_path / "e.parquet", seed=1)
+    folder = save_for(klt(activations, 0.01), activations, tmp_path / "klt", **{"lambda": 0.01})
+    sensitivity = torch.eye(6, dtype=torch.float64)
+    return measure_bounds(activations, [folder], Effort(50, 20), 0, fresh, sensitivity, 2.5)
+
+
+def test_the_gap_between_partitions_and_to_the_source(everything):
+    (row,) = everything["covariance"]["codecs"]
+    found = row["generalisation"]
+    # both partitions are drawn alike, so the gap is noise
+    assert abs(found["gap"]) < 4 * found["gap_standard_error"]
+    rates = found["training_bits_per_token"], found["evaluation_bits_per_token"]
+    assert found["gap"] == pytest.approx(rates[1] - rates[0])
+    assert row["gap_to_source"] == pytest.approx(rates[1] - 2.5)
+    assert row["bits_per_token"] > rates[1]
+
+
+def test_promises_cost_more_the_surer_they_are_and_less_with_more_samples(everything):
+    found = everything["covariance"]["codecs"][0]["generalisation"]
+    for rows in (found["held_out"], [r for r in found["pac"] if r["samples"] == 20]):
+        slacks = [row["slack"] for row in rows]
+        assert slacks == sorted(slacks)
+        assert [row["delta"] for row in rows] == [0.1, 0.05, 0.01]
+    at_one_delta = [row["slack"] for row in found["pac"] if row["delta"] == 0.05]
+    assert at_one_delta == sorted(at_one_delta, reverse=True)
+    assert all(row["slack"] > found["gap"] for row in found["pac"] + found["held_out"])
+
+
+def test_the_spectral_norm_is_bits_by_a_unit_of_the_representation(everything):
+    found = everything["covariance"]["codecs"][0]["lipschitz"]
+    assert found["spectral_norm"] > 0
+    assert found["relative_change"] < 0.1
+    assert found["prediction_certified"] is None
+
+
+def test_the_rate_distortion_functions_enclose_a_gaussian_source(everything):
+    for row in everything["rate_distortion"]:
+        error = 5 * row["shannon_standard_error"] + 0.5
+        assert row["shannon_bits_per_token"] <= row["gaussian_bits_per_token"] + error
+    first, *_, last = everything["rate_distortion"]
+    assert first["gaussian_bits_per_token"] > last["gaussian_bits_per_token"]
+    assert first["shannon_bits_per_token"] == pytest.approx(first["gaussian_bits_per_token"], abs=1)

@@ -230,6 +230,7 @@ def _bounds(split: int, learned: tuple[str, ...], seeds: tuple[int, ...]) -> dic
         "covariance": {
             "representation_bits_per_token": 1742.0 + 20 * split,
             "standard_error": 11.0,
+            "given_previous": {"bits_per_token": 1588.0 + 20 * split, "standard_error": 11.0},
             "codecs": codecs,
         },
         "rademacher": {

@@ -1,4 +1,4 @@
-"""Bounds of every split, from the training representations and the codecs' transforms."""
+"""Bounds of every split: of the training representations, and of the codecs with a transform."""
 
 # Codecs with a transform of the representation that is stored, which a changed front does not make.
 TRANSFORMS = [
@@ -11,6 +11,9 @@ TRANSFORMS = [
 rule bounds:
     input:
         activations=store("train"),
+        evaluation=store("evaluation"),
+        sensitivity=f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors",
+        references=f"{RESULTS}/references/{{model}}.json",
         codecs=codecs_at_split(TRANSFORMS),
     output:
         f"{RESULTS}/bounds/{{model}}/split{{split}}.json",
@@ -26,5 +29,6 @@ rule bounds:
     message:
         "estimating bounds at split {wildcards.split}"
     shell:
-        "splitcodec bounds --activations {input.activations} {params.args}"
+        "splitcodec bounds --activations {input.activations} --evaluation {input.evaluation}"
+        " --sensitivity {input.sensitivity} --references {input.references} {params.args}"
         " --out {output} > {log} 2>&1"

@@ -6,6 +6,7 @@ REFERENCES = expand(f"{RESULTS}/references/{{model}}.json", model=MODELS)
 BOUNDS = every_split(f"{RESULTS}/bounds/{{model}}/split{{split}}.json")
 RD_FIGURES = every_split(f"{RESULTS}/figures/rd-{{model}}-split{{split}}")
 RATE_FIGURES = expand(f"{RESULTS}/figures/rate-by-split-{{model}}", model=MODELS)
+BOUNDS_FIGURES = expand(f"{RESULTS}/figures/bounds-{{model}}", model=MODELS)
 TIME_FIGURES = expand(f"{RESULTS}/figures/time-{{model}}", model=MODELS)
 
 
@@ -49,10 +50,17 @@ rule figures:
             for f in RATE_FIGURES
         ],
         [
+            report(f"{f}.svg", "../report/bounds.rst", category="Bounds")
+            for f in BOUNDS_FIGURES
+        ],
+        [
             report(f"{f}.svg", "../report/time.rst", category="Time")
             for f in TIME_FIGURES
         ],
-        png=[f"{f}.png" for f in [*RD_FIGURES, *RATE_FIGURES, *TIME_FIGURES]],
+        png=[
+            f"{f}.png"
+            for f in [*RD_FIGURES, *RATE_FIGURES, *BOUNDS_FIGURES, *TIME_FIGURES]
+        ],
     log:
         log_of("figures"),
     params:

@@ -7,7 +7,7 @@ For the class {x ↦ ⟨w, x⟩ : ‖w‖₂ ≤ 1} on n samples x₁ … xₙ t
 σ uniform signs and K the Gram matrix of the samples (Bartlett and Mendelson 2002, §4; their
 lemma 22 gives R̂ ≤ √(tr K) / n). A sample is the representation of one sequence, flattened,
 without its first token, which is a massive activation, and centred. Signs are drawn at random; K
-makes 10,000 draws cost no more than one pass over the data.
+makes 10,000 draws cost n² each rather than a pass over the data.
 """
 
 import math
@@ -18,13 +18,18 @@ from torch import Tensor
 
 from splitcodec.activations.store import Activations
 
+_NORMAL = 1.96
+"""Standard errors to either side of a 95 % interval."""
+
 
 @dataclass(frozen=True)
 class Rademacher:
-    """Estimate, its Monte Carlo standard error, and the closed-form upper bound."""
+    """Estimate, its Monte Carlo error, 95 % interval, and closed-form upper bound."""
 
     value: float
     standard_error: float
+    low: float
+    high: float
     upper: float
     draws: int
     samples: int
@@ -37,16 +42,19 @@ def rademacher_of_gram(gram: Tensor, draws: int, seed: int) -> Rademacher:
     signs = 2.0 * torch.randint(0, 2, (draws, samples), generator=generator).double() - 1
     energies = ((signs @ gram.double()) * signs).sum(-1).clamp_min(0)
     norms = energies.sqrt() / samples
+    value, error = float(norms.mean()), float(norms.std()) / math.sqrt(draws)
     return Rademacher(
-        value=float(norms.mean()),
-        standard_error=float(norms.std()) / math.sqrt(draws),
+        value=value,
+        standard_error=error,
+        low=value - _NORMAL * error,
+        high=value + _NORMAL * error,
         upper=math.sqrt(float(gram.diagonal().sum())) / samples,
         draws=draws,
         samples=samples,
     )
 
 
-def gram_matrix(activations: Activations, mean: Tensor, block: int = 32) -> Tensor:
+def gram_matrix(activations: Activations, mean: Tensor, block: int = 128) -> Tensor:
     """Gram matrix of the store's sequences, (sequences, sequences) float64.
 
     `mean` (channels,) is taken from every token; padding counts zero. Two blocks of sequences are

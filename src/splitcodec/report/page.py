@@ -21,6 +21,9 @@ from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, compare, headlines
 from splitcodec.report.figures import FAINT, INK, PAPER
 from splitcodec.report.table import COLUMNS, perplexity_increase, read_points
 
+KINDS = ("rd", "rate-by-split", "bounds", "time")
+"""The kinds of figures, as their files' names begin."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -120,8 +123,8 @@ def _cells(table: pd.DataFrame) -> list[list[tuple[Any, str]]]:
 
 
 def _inline(paths: list[Path]) -> dict[str, list[tuple[str, Markup]]]:
-    """Name and SVG of each figure, by the kind of figure (`rd`, `rate-by-split`, `time`)."""
-    kinds: dict[str, list[tuple[str, Markup]]] = {"rd": [], "rate-by-split": [], "time": []}
+    """Name and SVG of each figure, by the kind of figure of `KINDS`."""
+    kinds: dict[str, list[tuple[str, Markup]]] = {kind: [] for kind in KINDS}
     for number, path in enumerate(paths):
         kind = next((kind for kind in kinds if path.stem.startswith(f"{kind}-")), None)
         if kind is None:

@@ -1,0 +1,229 @@
+"""Where to split, from cheap statistics: the rate of every split at a target perplexity.
+
+No codec is fitted. For each split, with covariance Σ and sensitivity G of the representation:
+
+1. the variances ν of the transformed channels, and what scalar quantisers make of them at a λ
+   (`rate_distortion.quantiser_rate`), times a small `correction` for channels that are no
+   Gaussians;
+2. the divergence at that λ: the back runs on representations to which the errors of such a
+   quantiser were added, by the Gaussian test channel (Cover and Thomas 2006, §10.3), for a few λ;
+3. the λ at which the perplexity rises as wanted, by interpolation, and the rate there.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitcodec.activations.moments import Moments, ordinary_tokens
+from splitcodec.activations.store import Activations, Batch
+from splitcodec.bounds.rate_distortion import OperatingPoint, quantiser_rate
+from splitcodec.codecs.hyperparameters import KltHyperparameters
+from splitcodec.codecs.klt import whitened_transform
+from splitcodec.errors import InputError
+from splitcodec.splitting.model import SplitModel
+from splitcodec.training.divergence import compare_logits, logit_chunks
+
+SHRINKAGE = KltHyperparameters().shrinkage
+LAMBDAS = tuple(float(value) for value in np.geomspace(2e-5, 5e-3, 5))
+"""Nats a bit at which the divergence is probed."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one split: means (channels,), the transform and its inverse, variances of its channels."""
+
+    split: int
+    mean: Tensor
+    first_mean: Tensor
+    forward: Tensor
+    backward: Tensor
+    variances: Tensor
+    coded_share: float
+    """Share of tokens that cost bits: the first of a sequence has a mean of its own."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Divergence and rise of cross-entropy, in nats a token, by λ, with the rises' errors."""
+
+    rate_weights: tuple[float, ...]
+    kl: np.ndarray
+    rise: np.ndarray
+    rise_error: np.ndarray
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Predicted for one split: λ, and bits a token with a 68 % interval."""
+
+    split: int
+    rate_weight: float
+    bits_per_token: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What scalar quantisers on real channels need relative to Gaussian ones; and its spread.
+
+    `correction` multiplies the rate; `spread` is the standard deviation of its logarithm over
+    splits; `rise_ratio`: rise of cross-entropy for each nat of divergence, pooled over splits if
+    None.
+    """
+
+    correction: float
+    spread: float
+    rise_ratio: float | None = None
+
+
+def statistics_of(
+    split: int, moments: Moments, sensitivity: Tensor, sequence_length: float
+) -> Statistics:
+    """From the moments of a split and its sensitivity G (channels, channels)."""
+    forward, backward = whitened_transform(moments.covariance, sensitivity, SHRINKAGE)
+    variances = (forward @ moments.covariance * forward).sum(1).clamp_min(0)
+    share = 1 - 1 / sequence_length
+    return Statistics(split, moments.mean, moments.first_mean, forward, backward, variances, share)
+
+
+def rate_at(statistics: Statistics, rate_weight: float) -> float:
+    """Bits a token of scalar quantisers on Gaussian channels at λ = `rate_weight`."""
+    return statistics.coded_share * quantiser_rate(statistics.variances, rate_weight).bits_per_token
+
+
+@torch.inference_mode()
+def probe(
+    model: SplitModel,
+    activations: Activations,
+    references: Activations,
+    statistics: Statistics,
+    rate_weights: tuple[float, ...] = LAMBDAS,
+    sequences: int = 4,
+    seed: int = 0,
+) -> Probe:
+    """Run the back on `sequences` representations with a quantiser's errors, at each λ."""
+    activations.check_same_data(references)
+    rows = range(min(sequences, len(activations)))
+    batch, reference = activations.read(rows), references.read(rows)
+    generator = torch.Generator().manual_seed(seed)
+    divergences, rises, errors = [], [], []
+    for rate_weight in rate_weights:
+        point = quantiser_rate(statistics.variances, rate_weight)
+        noisy = _with_errors(batch, statistics, point, generator)
+        kl, rise = compare_outputs(model, statistics.split, noisy, batch, reference)
+        divergences.append(float(kl.mean()))
+        rises.append(float(rise.mean()))
+        errors.append(float(rise.std()) / math.sqrt(len(rise)))
+    return Probe(rate_weights, np.array(divergences), np.array(rises), np.array(errors))
+
+
+def _with_errors(
+    batch: Batch, statistics: Statistics, point: OperatingPoint, generator: torch.Generator
+) -> Tensor:
+    """Each channel z of ordinary tokens as (1 − d/ν) z + noise of variance d (1 − d/ν)."""
+    usable = ordinary_tokens(batch.representation, batch.mask)
+    latent = (batch.representation[usable].double() - statistics.mean) @ statistics.forward.T
+    kept = 1 - (point.errors / statistics.variances.clamp_min(1e-300)).clamp(0, 1)
+    noise = torch.randn(latent.shape, generator=generator, dtype=torch.float64)
+    latent = kept * latent + (kept * point.errors).sqrt() * noise
+    changed = batch.representation.clone()
+    changed[usable] = (latent @ statistics.backward.T + statistics.mean).float()
+    changed[:, 0] = statistics.first_mean.float()
+    return changed
+
+
+def compare_outputs(
+    model: SplitModel, split: int, noisy: Tensor, batch: Batch, reference: Batch
+) -> tuple[Tensor, Tensor]:
+    """Divergence and rise of cross-entropy of every predicted token; each (tokens,)."""
+    scored = batch.mask[:, 1:]
+    labels = batch.tokens[:, 1:][scored].to(model.device)
+    kept = scored.to(model.device)
+    coded = model.final_states(noisy, split)[:, :-1][kept]
+    uncoded = model.final_states(reference.representation, model.blocks)[:, :-1][kept]
+    kl, rise = [], []
+    for part, (target, estimate) in logit_chunks((model, uncoded), (model, coded)):
+        compared = compare_logits(target, estimate)
+        gathered = (target - estimate).gather(-1, labels[part][:, None])[:, 0]
+        kl.append(compared.kl)
+        rise.append(gathered + compared.coded_normaliser - compared.reference_normaliser)
+    return torch.cat(kl).cpu(), torch.cat(rise).cpu()
+
+
+def rise_ratio(probes: list[Probe]) -> tuple[float, float]:
+    """Nats of cross-entropy for each nat of divergence over all probes, and its standard error.
+
+    The divergence is known far better than the rise on few tokens, so one ratio serves all splits.
+    """
+    ratios = np.array([item.rise.sum() / item.kl.sum() for item in probes])
+    weights = np.concatenate([item.kl / item.rise_error**2 for item in probes])
+    kl = np.concatenate([item.kl for item in probes])
+    rise = np.concatenate([item.rise for item in probes])
+    ratio = float((weights * rise).sum() / (weights * kl).sum())
+    return ratio, float(ratios.std(ddof=1) / math.sqrt(len(ratios))) if len(ratios) > 1 else ratio
+
+
+def advise(
+    statistics: list[Statistics], probes: list[Probe], target: float, calibration: Calibration
+) -> list[Advice]:
+    """One line a split, the cheapest first; `target`: relative increase of perplexity.
+
+    Raises InputError where the target lies outside what was probed.
+    """
+    ratio, error = rise_ratio(probes)
+    if calibration.rise_ratio is not None:
+        ratio, error = calibration.rise_ratio, 0.0
+    if ratio <= 0:
+        raise InputError("the probed cross-entropy does not rise with the divergence; probe more")
+    wanted = math.log1p(target) / ratio
+    lines = []
+    for own, probed in zip(statistics, probes, strict=True):
+        rate_weight = _weight_at(probed, wanted, own.split)
+        bits = calibration.correction * rate_at(own, rate_weight)
+        # How the rate follows the divergence: between λ and λ · 1.2, as the probes say.
+        nearby = calibration.correction * rate_at(own, 1.2 * rate_weight)
+        slope = math.log(bits / max(nearby, 1e-9)) / math.log(1.2) / _elasticity(probed)
+        spread = math.exp(math.hypot(calibration.spread, slope * error / ratio))
+        lines.append(Advice(own.split, rate_weight, bits, bits / spread, bits * spread))
+    return sorted(lines, key=lambda line: line.bits_per_token)
+
+
+def _weight_at(probed: Probe, kl: float, split: int) -> float:
+    """λ at a divergence, by interpolation of logarithms."""
+    if not probed.kl[0] <= kl <= probed.kl[-1]:
+        raise InputError(
+            f"split {split}: a divergence of {kl:.4f} nats is outside the probed "
+            f"{probed.kl[0]:.4f} to {probed.kl[-1]:.4f}; choose another target"
+        )
+    return float(np.exp(np.interp(math.log(kl), np.log(probed.kl), np.log(probed.rate_weights))))
+
+
+def _elasticity(probed: Probe) -> float:
+    """Relative change of the divergence for that of λ, on average over the probes."""
+    return float(np.polyfit(np.log(probed.rate_weights), np.log(probed.kl), 1)[0])
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Bits a second of the link; tokens a second of the whole model on either device."""
+
+    bandwidth: float
+    sender_speed: float
+    receiver_speed: float
+
+
+def latency(advice: Advice, blocks: int, devices: Devices) -> float:
+    """Seconds a token of front, link and back; time is taken as even over the blocks."""
+    share = advice.split / blocks
+    compute = share / devices.sender_speed + (1 - share) / devices.receiver_speed
+    return compute + advice.bits_per_token / devices.bandwidth
+
+
+def break_even_bandwidth(advice: Advice, blocks: int, devices: Devices) -> float:
+    """Bits a second above which splitting beats the whole model on the sender; may be infinite."""
+    saved = (1 - advice.split / blocks) * (1 / devices.sender_speed - 1 / devices.receiver_speed)
+    return advice.bits_per_token / saved if saved > 0 else math.inf

@@ -1,0 +1,85 @@
+"""Advice for a model and a text: gathers the statistics of all splits and prints what they say."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from splitcodec.activations.extraction import extract
+from splitcodec.activations.moments import moments_of
+from splitcodec.activations.store import Activations
+from splitcodec.bounds.advice import (
+    Advice,
+    Calibration,
+    Devices,
+    break_even_bandwidth,
+    latency,
+    probe,
+    statistics_of,
+)
+from splitcodec.bounds.advice import advise as advise_from
+from splitcodec.splitting.model import SplitModel
+from splitcodec.training.sensitivity import measure_sensitivity
+
+CALIBRATION = Calibration(correction=1.0, spread=0.15)
+"""The correction that `benchmarks/advise.py` found, and its spread over splits."""
+BATCH = 2
+
+
+def advise(
+    model: SplitModel, tokens: Path, splits: list[int], target: float, sequences: int, seed: int
+) -> list[Advice]:
+    """One line a split, the cheapest first, from `sequences` sequences of `tokens`.
+
+    One forward pass makes the representations, one backward pass of half of them the sensitivity,
+    and the back runs on four of them for each probed λ. Representations lie in a temporary folder.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        places = {k: Path(folder) / f"{k}.parquet" for k in [*splits, model.blocks]}
+        # float32: some models' representations exceed what half precision holds.
+        extract(model, tokens, places, torch.float32, BATCH, sequences)
+        stores = {k: Activations(path) for k, path in places.items()}
+        final = stores.pop(model.blocks)
+        fisher = measure_sensitivity(model, stores, max(2, sequences // 2), BATCH, seed)
+        statistics, probes = [], []
+        for k, store in stores.items():
+            length = store.tokens / len(store)
+            own = statistics_of(k, moments_of(store), fisher[k], length)
+            statistics.append(own)
+            probes.append(probe(model, store, final, own, seed=seed))
+    return advise_from(statistics, probes, target, CALIBRATION)
+
+
+def print_advice(
+    lines: list[Advice], blocks: int, target: float, devices: Devices | None
+) -> dict[str, Any]:
+    """Print the table and the recommendation; returns the same as plain data."""
+    table = Table(title=f"predicted at perplexity {target:+.1%}, the cheapest split first")
+    headings = ["split", "λ, nats/bit", "bits/token", "68 % interval"]
+    if devices:
+        headings += ["latency, ms/token", "break-even, Mbit/s"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    rows = []
+    for line in lines:
+        row = asdict(line)
+        cells = [str(line.split), f"{line.rate_weight:.2g}", f"{line.bits_per_token:,.0f}"]
+        cells.append(f"{line.low:,.0f} – {line.high:,.0f}")
+        if devices:
+            row["latency_seconds_per_token"] = latency(line, blocks, devices)
+            row["break_even_bits_per_second"] = break_even_bandwidth(line, blocks, devices)
+            cells.append(f"{1000 * row['latency_seconds_per_token']:.3g}")
+            cells.append(f"{row['break_even_bits_per_second'] / 1e6:.3g}")
+        rows.append(row)
+        table.add_row(*cells)
+    best = rows[0]
+    if devices:
+        best = min(rows, key=lambda row: row["latency_seconds_per_token"])
+    console = Console()
+    console.print(table)
+    console.print(f"split before block {best['split']}, with λ = {best['rate_weight']:.2g}")
+    return {"target": target, "recommended": best, "splits": rows}

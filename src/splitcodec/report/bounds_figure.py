@@ -1,0 +1,120 @@
+"""Bounds against the rate, split by split, and how they correlate: as the paper draws them."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import pearsonr, spearmanr
+
+from splitcodec.files import read_json
+from splitcodec.report.curves import Curve, curves_of, rate_at
+from splitcodec.report.figures import _PARAMETERS, FAINT, INCREASE, INK, _figure, save
+from splitcodec.report.table import read_points
+
+CODEC = "klt"
+"""The codec whose rate is compared: a closed form, the same at every split."""
+_FEWEST = 4
+"""With fewer splits a correlation has no interval."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson and Spearman coefficients with 95 % intervals (low, high), over `count` splits."""
+
+    count: int
+    pearson: float
+    pearson_interval: tuple[float, float]
+    spearman: float
+    spearman_interval: tuple[float, float]
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> Correlation | None:
+    """Of two statistics by split; None for fewer than four splits or a constant statistic.
+
+    Intervals by Fisher's transform; Spearman's with the variance of Bonett and Wright (2000).
+    """
+    count = len(first)
+    if count < _FEWEST or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    linear, ranked = float(pearsonr(first, second)[0]), float(spearmanr(first, second)[0])
+    error = 1 / math.sqrt(count - 3)
+    wider = error * math.sqrt(1 + ranked**2 / 2)
+    return Correlation(count, linear, _fisher(linear, error), ranked, _fisher(ranked, wider))
+
+
+def _fisher(coefficient: float, error: float) -> tuple[float, float]:
+    if abs(coefficient) >= 1:
+        return coefficient, coefficient
+    middle = math.atanh(coefficient)
+    return math.tanh(middle - 1.96 * error), math.tanh(middle + 1.96 * error)
+
+
+def statistics_by_split(
+    points: pd.DataFrame, model: str, bounds: list[dict[str, Any]]
+) -> pd.DataFrame:
+    """A row a split: the rate at +5 % perplexity, and each bound; gaps where one is missing."""
+    curves = {c.split: c for c in curves_of(points) if (c.model, c.name) == (model, CODEC)}
+    return pd.DataFrame([_row(item, curves.get(item["split"])) for item in bounds])
+
+
+def _row(bound: dict[str, Any], curve: Curve | None) -> dict[str, Any]:
+    rate = None
+    if curve is not None:
+        quality = curve.points["cross_entropy_uncoded"].iloc[0] + math.log1p(INCREASE)
+        rate = rate_at(curve, quality)
+    norms = [
+        row["lipschitz"]["spectral_norm"]
+        for row in bound["covariance"]["codecs"]
+        if row["codec"] == CODEC and row.get("lipschitz", {}).get("spectral_norm") is not None
+    ]
+    return {
+        "split": bound["split"],
+        "rate": rate,
+        "covariance bound": bound["covariance"]["representation_bits_per_token"],
+        "Rademacher complexity": bound["rademacher"]["value"],
+        "spectral norm": float(np.median(norms)) if norms else None,
+    }
+
+
+def draw_bounds(points: Path, bounds: list[Path], directory: Path) -> list[Path]:
+    """Draw `bounds-<model>` for each model into `directory`; returns the SVG and PNG files."""
+    table, paths = read_points(points), []
+    limits = [read_json(path) for path in bounds]
+    for model in sorted({item["model"] for item in limits}):
+        mine = [item for item in limits if item["model"] == model]
+        paths += save(bounds_by_rate(table, model, mine), directory / f"bounds-{model}")
+    return paths
+
+
+def bounds_by_rate(points: pd.DataFrame, model: str, bounds: list[dict[str, Any]]) -> Figure:
+    """Each bound against the rate at +5 % perplexity, a point a split, with both correlations."""
+    table = statistics_by_split(points, model, bounds)
+    names = [name for name in table if name not in ("split", "rate")]
+    with mpl.rc_context(_PARAMETERS):
+        figure, panels = _figure(2.5, len(names), sharey=True)
+        for axes, name in zip(panels, names, strict=True):
+            rows = table[["split", "rate", name]].astype(float).dropna()
+            axes.plot(rows[name], rows["rate"], "o", color=INK, markersize=4)
+            for row in rows.itertuples(index=False):
+                place = {"xytext": (3, 3), "textcoords": "offset points", "color": FAINT}
+                axes.annotate(f"{row[0]:.0f}", (row[2], row[1]), fontsize=7, **place)
+            axes.set(xlabel=name)
+            axes.margins(0.15)
+            axes.set_title(_say(correlation(rows[name], rows["rate"])), fontsize=7)
+        panels[0].set_ylabel(f"{CODEC}: bits per token at +{100 * INCREASE:.0f} %")
+    return figure
+
+
+def _say(found: Correlation | None) -> str:
+    if found is None:
+        return f"fewer than {_FEWEST} splits"
+    (low, high), (least, most) = found.pearson_interval, found.spearman_interval
+    return (
+        f"Pearson {found.pearson:.2f} [{low:.2f}, {high:.2f}]\n"
+        f"Spearman {found.spearman:.2f} [{least:.2f}, {most:.2f}]"
+    )

@@ -1,0 +1,50 @@
+import math
+
+import numpy as np
+import pytest
+from synthetic import MODEL, build, collect_points
+
+from splitcodec.files import read_json
+from splitcodec.report.bounds_figure import (
+    bounds_by_rate,
+    correlation,
+    statistics_by_split,
+)
+from splitcodec.report.table import read_points
+
+
+def test_exact_relations_have_coefficient_one():
+    found = correlation(np.arange(6.0), np.arange(6.0) ** 3)
+    assert found.spearman == pytest.approx(1)
+    assert 0.8 < found.pearson < 1
+    assert found.pearson_interval[0] < found.pearson < found.pearson_interval[1]
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    generator, truth, inside = np.random.default_rng(0), 0.6, 0
+    for _ in range(400):
+        first = generator.normal(size=12)
+        second = truth * first + math.sqrt(1 - truth**2) * generator.normal(size=12)
+        low, high = correlation(first, second).pearson_interval
+        inside += low < truth < high
+    assert 0.91 < inside / 400 < 0.99
+
+
+def test_few_splits_or_constants_have_none():
+    assert correlation(np.arange(3.0), np.arange(3.0)) is None
+    assert correlation(np.ones(5), np.arange(5.0)) is None
+
+
+def test_the_figure_has_a_point_a_split(tmp_path):
+    splits = (5, 10, 15, 20, 25)
+    results = build(tmp_path, splits=splits)
+    points = read_points(collect_points(results))
+    bounds = [read_json(path) for path in sorted(results.glob("bounds/*/*.json"))]
+    table = statistics_by_split(points, MODEL, bounds)
+    assert sorted(table["split"]) == list(splits)
+    assert table["rate"].notna().all()
+    figure = bounds_by_rate(points, MODEL, bounds)
+    covariance, _, norm = figure.axes
+    assert len(covariance.lines[0].get_xdata()) == 5
+    assert "Spearman 1.00" in covariance.get_title()
+    assert "fewer" in norm.get_title()  # these bounds have no spectral norm
