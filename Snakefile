@@ -11,13 +11,16 @@ if "experiment" not in config:
     configfile: "params/default.yaml"
 
 
-container: "docker://python:3.11-slim"
-
-
 report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/cluster.smk"
+
+
+container: CLUSTER.container or "docker://python:3.11-slim"
+
+
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/activations.smk"
 include: "workflow/rules/codecs.smk"

@@ -19,6 +19,8 @@ rule collect:
         parquet=POINTS,
     log:
         log_of("collect"),
+    resources:
+        **needs("report"),
     params:
         args=lambda wildcards, input: flags(
             experiment=SETTINGS.experiment,
@@ -55,6 +57,8 @@ rule figures:
         png=[f"{f}.png" for f in [*RD_FIGURES, *RATE_FIGURES, *TIME_FIGURES]],
     log:
         log_of("figures"),
+    resources:
+        **needs("report"),
     params:
         args=lambda wildcards, input: flags(
             references=list(input.references),
@@ -78,6 +82,8 @@ rule report_page:
         f"{RESULTS}/report.html",
     log:
         log_of("report"),
+    resources:
+        **needs("report"),
     params:
         args=lambda wildcards, input: flags(
             figure=list(input.figures),
@@ -100,6 +106,8 @@ rule track:
         update(f"{RESULTS}/mlflow-runs.json"),
     log:
         log_of("track"),
+    resources:
+        **needs("report"),
     params:
         args=lambda wildcards, input: flags(
             experiment=SETTINGS.experiment,
