@@ -12,7 +12,7 @@ INSTALLED := .venv/installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint clean-results unlock
+.PHONY: help setup run test slurm-test pull lint clean-results unlock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,14 @@ run: setup ## run the experiment of CONFIG on CORES cores, then print its result
 
 test: setup ## run all tests, or those in TESTS, on all cores
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile $(TESTS)
+
+slurm-test: setup ## bring up a Slurm of one node (as root) and run the workflow on it
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(IN_VENV) pytest tests/slurm/check_cluster.py
+
+# A directory, unlike a file, is not compared by content: what was pulled must not look new.
+pull: setup ## fetch the versions of data and results that dvc.lock names
+	@$(IN_VENV) dvc pull
+	@find data/models -exec touch --date=@0 {} +
 
 lint: setup ## check style, layers, workflow and params files
 	@$(BIN)/ruff check

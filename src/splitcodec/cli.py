@@ -265,6 +265,18 @@ def train(
     train(wanted, activations, out, material, watch)
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def launch(
+    nodes: Annotated[int, typer.Argument(min=1)],
+    processes: Annotated[int, typer.Argument(min=1, help="on each node")],
+    command: Annotated[list[str], typer.Argument(help="splitcodec train ...")],
+) -> None:
+    """Run a training as several processes, by torchrun; with one, just run it."""
+    from splitcodec.launch import launch
+
+    launch(command, nodes, processes)
+
+
 @app.command()
 def baselines(
     codec: Annotated[list[str], typer.Option(help="fp16, int2 to int8; repeat for several")],
@@ -449,12 +461,14 @@ def collect(
     latency: Files,
     csv: Annotated[Path, typer.Option(help="table to write")],
     parquet: Annotated[Path, typer.Option(help="the same table, typed")],
+    metrics: Annotated[Path, typer.Option(help="rate and quality of each point, as JSON")],
     git_commit: Annotated[str, typer.Option(help="of the code that made the points")] = "unknown",
 ) -> None:
     """Join all points of an experiment into one table."""
-    from splitcodec.report.table import collect
+    from splitcodec.report.table import collect, write_metrics
 
     collect(experiment, evaluation, codec, latency, git_commit, csv, parquet)
+    write_metrics(parquet, metrics)
 
 
 @app.command()

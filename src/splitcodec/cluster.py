@@ -29,14 +29,22 @@ PhaseName = Literal[
     "report",
 ]
 
+SHARED = ("tune",)
+"""Phases whose work several processes share."""
+
 
 class Phase(Strict):
-    """What one job gets: memory in MB at the first attempt, time in minutes."""
+    """What one job gets on each of its nodes: memory in MB at the first attempt, time in minutes.
+
+    A training that is shared has one process a GPU, or as many as `processes` says.
+    """
 
     cpus: PositiveInt
     memory: PositiveInt
     minutes: PositiveInt
     gpus: NonNegativeInt = 0
+    nodes: PositiveInt = 1
+    processes: PositiveInt | None = None
     exclusive: bool = False
 
 
@@ -61,15 +69,21 @@ class Cluster(Strict):
         """Snakemake's resources for the given attempt (from 1): twice the memory each time."""
         needs = self.phases[phase]
         partition = self.partitions.gpu if needs.gpus else self.partitions.cpu
+        processes = needs.processes or max(1, needs.gpus)
         resources = {
+            "nodes": needs.nodes,
+            "processes": processes if phase in SHARED else 1,
             "mem_mb": needs.memory * 2 ** (attempt - 1),
             "runtime": needs.minutes * attempt,
             "cpus_per_task": needs.cpus,
-            "gpu": needs.gpus or None,
+            "gpu": needs.gpus * needs.nodes or None,
             "slurm_partition": partition,
             "slurm_account": self.account,
             "slurm_extra": "--exclusive" if needs.exclusive else None,
         }
+        if needs.nodes > 1:
+            # Slurm then starts no step of its own: the job does, one torchrun a node.
+            resources |= {"mpi": "torchrun", "tasks": needs.nodes, "tasks_per_gpu": 0}
         return {name: value for name, value in resources.items() if value is not None}
 
 
@@ -85,4 +99,7 @@ def load_cluster(path: Path) -> Cluster:
         raise SettingsError(f"{path}: {describe(error)}") from None
     if missing := set(PhaseName.__args__) - set(cluster.phases):
         raise SettingsError(f"{path}: phases lacks {', '.join(sorted(missing))}")
+    for name, phase in cluster.phases.items():
+        if name not in SHARED and (phase.nodes > 1 or (phase.processes or phase.gpus) > 1):
+            raise SettingsError(f"{path}: phases.{name}: only {', '.join(SHARED)} can be shared")
     return cluster

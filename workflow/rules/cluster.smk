@@ -15,7 +15,8 @@ except SettingsError as error:
     raise WorkflowError(str(error)) from None
 
 if CLUSTER.before_job:
-    shell.prefix(f"{CLUSTER.before_job}\n")
+    # Its braces are the shell's, not Snakemake's.
+    shell.prefix(CLUSTER.before_job.replace("{", "{{").replace("}", "}}") + "\n")
 
 
 def needs(phase):
@@ -36,3 +37,9 @@ if CLUSTER.fetch_here:
 
 localrules:
     all,
+    inputs,
+    activations,
+    codecs,
+    bitstreams,
+    evaluation,
+    all_bounds,

@@ -24,7 +24,8 @@ rule train_codec:
     message:
         "training {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
-        "splitcodec train {params.recipe} {params.material} --model-dtype {params.dtype}"
+        "splitcodec launch {resources.nodes} {resources.processes}"
+        " splitcodec train {params.recipe} {params.material} --model-dtype {params.dtype}"
         f" --results {RESULTS}"
         " --checkpoint {params.checkpoint} --out {params.out} > {log} 2>&1"
 

@@ -17,6 +17,7 @@ rule collect:
     output:
         csv=report(f"{RESULTS}/points.csv", "../report/points.rst", category="Points"),
         parquet=POINTS,
+        metrics=f"{RESULTS}/metrics.json",
     log:
         log_of("collect"),
     resources:
@@ -33,7 +34,8 @@ rule collect:
     shell:
         "splitcodec collect {params.args} --git-commit $(git describe --always --dirty --abbrev=12"
         " --exclude='*' 2> /dev/null || echo unknown)"
-        " --csv {output.csv} --parquet {output.parquet} > {log} 2>&1"
+        " --csv {output.csv} --parquet {output.parquet}"
+        " --metrics {output.metrics} > {log} 2>&1"
 
 
 rule figures:
