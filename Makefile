@@ -12,7 +12,7 @@ INSTALLED := .venv/installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test slurm-test pull lint clean-results unlock
+.PHONY: help setup run test slurm-test server-test pull lint clean-results unlock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: setup ## run all tests, or those in TESTS, on all cores
 
 slurm-test: setup ## bring up a Slurm of one node (as root) and run the workflow on it
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(IN_VENV) pytest tests/slurm/check_cluster.py
+
+server-test: setup ## kill an MLflow server on PostgreSQL (which must be installed) under load
+	@PYTHONPATH=tests/report:tests $(IN_VENV) pytest tests/server/check_server.py
 
 # A directory, unlike a file, is not compared by content: what was pulled must not look new.
 pull: setup ## fetch the versions of data and results that dvc.lock names

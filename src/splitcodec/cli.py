@@ -259,7 +259,7 @@ def train(
     )
     watch = None
     if results and uri:
-        from splitcodec.tracking import LiveRun
+        from splitcodec.tracking_live import LiveRun
 
         watch = LiveRun(wanted.point | {k: meaning[k] for k in ("model", "split")}, results, uri)
     train(wanted, activations, out, material, watch)
@@ -499,19 +499,22 @@ def report(
     write_report(points, figure, references, bounds, codec, out)
 
 
-@app.command()
-def track(
-    experiment: Annotated[str, typer.Option()],
-    points: Annotated[Path, typer.Option(help="points.parquet")],
-    figure: Files,
-    training: Annotated[list[Path], typer.Option(help="training.jsonl files")],
-    runs: Annotated[Path, typer.Option(help="where run ids are kept")],
-    uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
-) -> None:
-    """Make MLflow show the table of points; a second call changes nothing."""
-    from splitcodec.tracking import track
+tracking = typer.Typer(no_args_is_help=True, help="MLflow's view of an experiment.")
+app.add_typer(tracking, name="track")
 
-    track(experiment, points, figure, training, runs, uri)
+
+@tracking.command()
+def sync(
+    results: Annotated[Path, typer.Argument(help="results/<experiment>")],
+    uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
+    later: Annotated[
+        bool, typer.Option("--later", help="where MLflow is down, say so and succeed")
+    ] = False,
+) -> None:
+    """Make MLflow show the results, whatever it shows now; a second call changes nothing."""
+    from splitcodec.tracking import sync
+
+    sync(results, uri, later)
 
 
 @app.command()
