@@ -114,7 +114,6 @@ def test_a_killed_server_loses_no_point_and_has_none_twice(database, tmp_path):
         tmp_path / "results",
         splits=(SPLIT,),
         learned=("hyperprior",),
-        lambdas=(LAMBDA,),
         seeds=tuple(range(WORKERS)),
         baselines=("int4",),
         coders=("zstd",),
