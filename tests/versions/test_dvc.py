@@ -24,7 +24,11 @@ def experiment():
     params["models"][0]["splits"] = [1]
     params["codecs"] = [{"name": "klt", "lambdas": [1.0e-4, 1.0e-2]}]
     params["baselines"] = {"codecs": ["int4"]}
-    return params | {"activations": {"dtype": "float16"}, "seeds": [0], "sensitivity": {"seed": 0}}
+    return params | {
+        "activations": {"dtype": "float16"},
+        "seeds": [0],
+        "sensitivity": {"sequences": 4},
+    }
 
 
 @pytest.fixture(scope="module")
