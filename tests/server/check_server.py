@@ -1,5 +1,6 @@
 """MLflow's server on PostgreSQL, killed while eight trainings report to it: `make server-test`."""
 
+import json
 import multiprocessing
 import os
 import pwd
@@ -29,7 +30,7 @@ def free_port():
         return one.getsockname()[1]
 
 
-def wait_for(condition, seconds=180.0):
+def wait_for(condition, seconds=500.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -70,7 +71,7 @@ class Server:
         port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         self.command = ["mlflow", "server", "--backend-store-uri", database, "--port", str(port)]
-        self.command += ["--artifacts-destination", str(directory / "artefacts"), "--workers", "2"]
+        self.command += ["--artifacts-destination", str(directory / "artefacts"), "--workers", "1"]
         self.log = (directory / "server.log").open("w")
 
     def start(self):
@@ -107,9 +108,15 @@ def report(results, uri, seed):
         time.sleep(0.5)
 
 
-def test_a_killed_server_loses_no_point_and_has_none_twice(database, tmp_path):
+@pytest.fixture
+def server(database, tmp_path):
     server = Server(database, tmp_path)
     server.start()
+    yield server
+    server.kill()
+
+
+def test_a_killed_server_loses_no_point_and_has_none_twice(server, tmp_path):
     results = synthetic.build(
         tmp_path / "results",
         splits=(SPLIT,),
@@ -121,7 +128,9 @@ def test_a_killed_server_loses_no_point_and_has_none_twice(database, tmp_path):
     synthetic.collect_points(results)
     for seed in range(WORKERS):
         place = f"codecs/{MODEL}/split{SPLIT}/hyperprior/lambda{LAMBDA:g}-seed{seed}/training.jsonl"
-        (results / place).write_text("".join(f"{line}\n" for line in map(_json, entries(seed))))
+        (results / place).write_text(
+            "".join(f"{line}\n" for line in map(json.dumps, entries(seed)))
+        )
     context = multiprocessing.get_context("fork")
     workers = [
         context.Process(target=report, args=(results, server.uri, seed)) for seed in range(WORKERS)
@@ -150,10 +159,3 @@ def test_a_killed_server_loses_no_point_and_has_none_twice(database, tmp_path):
     shown = client.search_runs([client.get_experiment_by_name("results").experiment_id])
     assert len(shown) == len(runs)
     assert not list(queues.rglob("*.jsonl"))
-    server.kill()
-
-
-def _json(entry):
-    import json
-
-    return json.dumps(entry)

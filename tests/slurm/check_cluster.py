@@ -80,7 +80,7 @@ def start(directory, *arguments):
 def training(directory, variant):
     """Process and Slurm job of a training that has begun to learn, or None."""
     place = f"hyperprior/{variant}"
-    if not any(directory.glob(f"results/small/checkpoints/**/{place}*.jsonl")):
+    if not any(directory.glob(f"results/small/codecs/**/{place}/training.jsonl")):
         return None
     for entry in Path("/proc").iterdir():
         try:
