@@ -75,8 +75,13 @@ class Server:
         self.log = (directory / "server.log").open("w")
 
     def start(self):
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.process = subprocess.Popen(
-            self.command, stdout=self.log, stderr=self.log, start_new_session=True
+            self.command,
+            stdout=self.log,
+            stderr=self.log,
+            env=environment,
+            start_new_session=True,
         )
         wait_for(self.answers)
 
