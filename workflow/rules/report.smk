@@ -112,7 +112,7 @@ rule track:
     resources:
         **needs("report"),
     params:
-        results=RESULTS,
+        results=lambda wildcards, input: Path(input.points).parent,
     message:
         "sending the points to MLflow"
     shell:
