@@ -96,12 +96,18 @@ class Server:
         self.process.wait()
 
 
+def shown(client):
+    """The runs of the experiment, of which there may be none yet."""
+    experiment = client.get_experiment_by_name("results")
+    return client.search_runs([experiment.experiment_id]) if experiment else []
+
+
 def entries(seed):
     return [{"phase": "fit", "step": step, "loss": seed + 1 / (step + 1)} for step in range(STEPS)]
 
 
-def report(results, uri, seed):
-    """What a training does: one entry now and then."""
+def report(results, uri, seed, back):
+    """What a training does: one entry now and then, the last when the server is back."""
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
     import splitcodec.tracking_live
 
@@ -109,8 +115,10 @@ def report(results, uri, seed):
     point = {"model": MODEL, "split": SPLIT, "codec": "hyperprior", "coder": "ans"}
     live = LiveRun(point | {"lambda": LAMBDA, "seed": seed}, results, uri)
     for entry in entries(seed):
-        live(entry)
+        if entry["step"] == STEPS - 1:
+            back.wait()
         time.sleep(0.5)
+        live(entry)
 
 
 @pytest.fixture
@@ -137,23 +145,27 @@ def test_a_killed_server_loses_no_point_and_has_none_twice(server, tmp_path):
             "".join(f"{line}\n" for line in map(json.dumps, entries(seed)))
         )
     context = multiprocessing.get_context("fork")
+    back = context.Event()
     workers = [
-        context.Process(target=report, args=(results, server.uri, seed)) for seed in range(WORKERS)
+        context.Process(target=report, args=(results, server.uri, seed, back))
+        for seed in range(WORKERS)
     ]
     for worker in workers:
         worker.start()
-    queues = results / QUEUE
-    wait_for(lambda: sum(1 for path in queues.rglob("*.jsonl")) == WORKERS)
-    time.sleep(3)
+    client = MlflowClient(server.uri)
+    wait_for(lambda: len(shown(client)) == WORKERS)
     server.kill()
     time.sleep(4)
     server.start()
+    back.set()
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
+    assert len(shown(client)) == WORKERS
+    for run in shown(client):
+        assert len(client.get_metric_history(run.info.run_id, "training/fit_loss")) == STEPS
     for _ in range(2):
         sync(results, server.uri)
-    client = MlflowClient(server.uri)
     runs = read_json(results / "mlflow-runs.json")["runs"]
     for seed in range(WORKERS):
         key = f"{MODEL}/split{SPLIT}/hyperprior/hyperprior λ={LAMBDA} seed={seed}"
@@ -161,6 +173,5 @@ def test_a_killed_server_loses_no_point_and_has_none_twice(server, tmp_path):
         assert sorted((m.step, m.value) for m in history) == [
             (entry["step"], entry["loss"]) for entry in entries(seed)
         ]
-    shown = client.search_runs([client.get_experiment_by_name("results").experiment_id])
-    assert len(shown) == len(runs)
-    assert not list(queues.rglob("*.jsonl"))
+    assert len(shown(client)) == len(runs)
+    assert not list((results / QUEUE).rglob("*.jsonl"))
