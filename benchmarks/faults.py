@@ -83,7 +83,9 @@ class Workplace:
 
     def mend(self) -> None:
         """Run, and delete what the errors name, as they advise, until a run succeeds."""
-        while self.run() != 0:
+        for _ in range(20):
+            if self.run() == 0:
+                return
             named = {name for line in self.errors() for name in _PLACE.findall(line)}
             broken = [place for name in named if (place := self.directory / name).exists()]
             if not broken:
@@ -176,7 +178,8 @@ def two_at_once(place: Workplace) -> Outcome:
     """Two invocations in one directory: the second must say why it does not run."""
     outcome = Outcome("two invocations at once", times=1)
     first = place.start()
-    time.sleep(6)
+    while not list(place.directory.glob(".snakemake/locks/*")):
+        time.sleep(0.1)
     second = place.start()
     outcome.equal = second.wait() != 0
     first.wait()

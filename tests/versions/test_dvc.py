@@ -13,7 +13,7 @@ CODECS = "results/default/codecs/random-llama/split1/klt"
 
 
 def call(directory, *command):
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout + done.stderr
 
