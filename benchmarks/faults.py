@@ -202,7 +202,7 @@ def main(
     kills_wanted: Annotated[int, typer.Option("--kills")] = 50,
     longest: Annotated[float, typer.Option(help="seconds to the next kill")] = 20.0,
     seed: int = 0,
-    disk: Annotated[int, typer.Option(help="MB; 0: leave that out, it needs root")] = 2,
+    disk: Annotated[int, typer.Option(help="MB; 0: leave that out, it needs root")] = 1,
 ) -> None:
     """Print the table; exit status 1 if a result differs."""
     dice = random.Random(seed)
