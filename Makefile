@@ -3,6 +3,7 @@
 CONFIG ?= params/default.yaml
 CORES ?= all
 TESTS ?= tests
+KILLS ?= 50
 
 BIN := .venv/bin
 # Jobs call `splitcodec`, which must be found as it is in an activated environment.
@@ -12,7 +13,7 @@ INSTALLED := .venv/installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint clean-results unlock
+.PHONY: help setup run test slurm-test server-test faults pull lint clean-results unlock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,20 @@ run: setup ## run the experiment of CONFIG on CORES cores, then print its result
 
 test: setup ## run all tests, or those in TESTS, on all cores
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile $(TESTS)
+
+slurm-test: setup ## bring up a Slurm of one node (as root) and run the workflow on it
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(IN_VENV) pytest tests/slurm/check_cluster.py
+
+server-test: setup ## kill an MLflow server on PostgreSQL (which must be installed) under load
+	@PYTHONPATH=tests/report:tests $(IN_VENV) pytest tests/server/check_server.py
+
+faults: setup ## kill a small run KILLS times, hurt it otherwise, and compare the results
+	@OMP_NUM_THREADS=1 $(IN_VENV) python benchmarks/faults.py --kills $(KILLS)
+
+# A directory, unlike a file, is not compared by content: what was pulled must not look new.
+pull: setup ## fetch the versions of data and results that dvc.lock names
+	@$(IN_VENV) dvc pull
+	@find data/models -exec touch --date=@0 {} +
 
 lint: setup ## check style, layers, workflow and params files
 	@$(BIN)/ruff check

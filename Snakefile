@@ -11,13 +11,16 @@ if "experiment" not in config:
     configfile: "params/default.yaml"
 
 
-container: "docker://python:3.11-slim"
-
-
 report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/cluster.smk"
+
+
+container: CLUSTER.container or "docker://python:3.11-slim"
+
+
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/activations.smk"
 include: "workflow/rules/codecs.smk"
@@ -32,3 +35,53 @@ rule all:
     input:
         rules.report_page.output,
         rules.track.output,
+
+
+# The phases by name, as dvc.yaml calls them.
+rule inputs:
+    input:
+        expand("data/models/{model}", model=MODELS),
+        expand(
+            f"{RESULTS}/tokens/{{model}}/{{partition}}.parquet",
+            model=MODELS,
+            partition=PARTITIONS,
+        ),
+
+
+rule activations:
+    input:
+        every_split(f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors"),
+        [
+            path
+            for partition in PARTITIONS
+            for path in [
+                *every_split(store(partition)),
+                *expand(store(partition, "final"), model=MODELS),
+            ]
+        ],
+
+
+rule codecs:
+    input:
+        CODEC_JSON,
+
+
+rule bitstreams:
+    input:
+        [
+            f"{RESULTS}/bitstreams/{POINT.format(**point)}/{coder}.rdc"
+            for point in points(ALL_CODECS)
+            for coder in coders(point["codec"])
+        ],
+
+
+rule evaluation:
+    input:
+        rules.collect.input.evaluation,
+        rules.collect.input.latency,
+        REFERENCES,
+
+
+rule all_bounds:
+    input:
+        BOUNDS,

@@ -260,10 +260,22 @@ def train(
     )
     watch = None
     if results and uri:
-        from splitcodec.tracking import LiveRun
+        from splitcodec.tracking_live import LiveRun
 
         watch = LiveRun(wanted.point | {k: meaning[k] for k in ("model", "split")}, results, uri)
     train(wanted, activations, out, material, watch)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def launch(
+    nodes: Annotated[int, typer.Argument(min=1)],
+    processes: Annotated[int, typer.Argument(min=1, help="on each node")],
+    command: Annotated[list[str], typer.Argument(help="splitcodec train ...")],
+) -> None:
+    """Run a training as several processes, by torchrun; with one, just run it."""
+    from splitcodec.launch import launch
+
+    launch(command, nodes, processes)
 
 
 @app.command()
@@ -569,12 +581,14 @@ def collect(
     latency: Files,
     csv: Annotated[Path, typer.Option(help="table to write")],
     parquet: Annotated[Path, typer.Option(help="the same table, typed")],
+    metrics: Annotated[Path, typer.Option(help="rate and quality of each point, as JSON")],
     git_commit: Annotated[str, typer.Option(help="of the code that made the points")] = "unknown",
 ) -> None:
     """Join all points of an experiment into one table."""
-    from splitcodec.report.table import collect
+    from splitcodec.report.table import collect, write_metrics
 
     collect(experiment, evaluation, codec, latency, git_commit, csv, parquet)
+    write_metrics(parquet, metrics)
 
 
 @app.command()
@@ -607,19 +621,22 @@ def report(
     write_report(points, figure, references, bounds, codec, out)
 
 
-@app.command()
-def track(
-    experiment: Annotated[str, typer.Option()],
-    points: Annotated[Path, typer.Option(help="points.parquet")],
-    figure: Files,
-    training: Annotated[list[Path], typer.Option(help="training.jsonl files")],
-    runs: Annotated[Path, typer.Option(help="where run ids are kept")],
-    uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
-) -> None:
-    """Make MLflow show the table of points; a second call changes nothing."""
-    from splitcodec.tracking import track
+tracking = typer.Typer(no_args_is_help=True, help="MLflow's view of an experiment.")
+app.add_typer(tracking, name="track")
 
-    track(experiment, points, figure, training, runs, uri)
+
+@tracking.command()
+def sync(
+    results: Annotated[Path, typer.Argument(help="results/<experiment>")],
+    uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI")] = None,
+    later: Annotated[
+        bool, typer.Option("--later", help="where MLflow is down, say so and succeed")
+    ] = False,
+) -> None:
+    """Make MLflow show the results, whatever it shows now; a second call changes nothing."""
+    from splitcodec.tracking import sync
+
+    sync(results, uri, later)
 
 
 @app.command()

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,13 +20,13 @@ from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, sha256_of_file, write_json
-from splitcodec.report.curves import ANCHOR_POINT, Comparison, Curve, compare, curve_name
+from splitcodec.report.curves import ANCHOR_POINT, Comparison, Curve, compare
 from splitcodec.report.figures import styles_of
 from splitcodec.report.table import COLUMNS, NUMBER, perplexity_increase, read_points
 from splitcodec.tracking_views import page, views
@@ -36,8 +35,11 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 GOOD_ENOUGH = 5.0
 """Percent of perplexity that the point shown by a parent run may lose."""
 
-_KEY, _RESULTS = "splitcodec.key", "splitcodec.results"
-_FIXED, _DIGEST, _LIVE = "splitcodec.fixed", "splitcodec.digest", "splitcodec.live"
+KEY, RESULTS = "splitcodec.key", "splitcodec.results"
+FIXED, _DIGEST, LIVE = "splitcodec.fixed", "splitcodec.digest", "splitcodec.live"
+QUEUE = "mlflow-queue"
+"""Directory, in that of the results, of points that wait for the store."""
+
 _PARENT, _NOTE, _COLOUR = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
 _METRICS = [c.name for c in COLUMNS if c.dtype == NUMBER and c.name != "lambda"]
 _METRICS.append("perplexity_increase_percent")
@@ -58,6 +60,9 @@ with the chart button. The rate-distortion figure is in `figures/` among a paren
 """
 
 
+History = tuple[tuple[str, float, int], ...]
+
+
 @dataclass(frozen=True)
 class WantedRun:
     """What a run should show, in MLflow's terms.
@@ -73,7 +78,7 @@ class WantedRun:
     metrics: dict[str, float]
     tags: dict[str, str]
     parent: str | None = None
-    history: tuple[tuple[str, float, int], ...] = ()
+    history: History = ()
     artefacts: tuple[Path, ...] = ()
     seconds: float = 0.0
 
@@ -96,29 +101,52 @@ def track(
     trainings: list[Path],
     runs: Path,
     tracking_uri: str | None = None,
+    later: bool = False,
 ) -> None:
     """Make the MLflow experiment `experiment` show the table `points`; record run ids in `runs`.
 
     `figures` are what `figures.draw` returned; each parent run gets those of its model and split.
     `trainings` are training.jsonl files, each beside its codec.json. The store is `tracking_uri`,
-    else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. Raises InputError if it cannot be used.
+    else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. Raises InputError if it cannot be used, or
+    with `later` notes so in `runs`: the artefacts hold all, and `splitcodec track sync` sends it.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     shown = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)  # passwords stay out of artefacts
     wanted = wanted_runs(read_points(points), figures, trainings)
-    _quieten()
+    quieten()
     try:
-        store = _Store(uri, shown, experiment, runs)
+        store = Store(uri, shown, experiment, runs)
         ids = store.show(wanted)
         store.save_views(views(dict.fromkeys((run.model, run.split) for run in wanted)))
     except (MlflowException, SQLAlchemyError, ImportError) as error:
         reason = " ".join(str(error).replace(uri, shown).split())
+        if later:
+            former = read_json(runs) if runs.exists() else {"runs": {}}
+            write_json(runs, former | {"tracking_uri": shown, "waits": f"{reason:.160}"})
+            print(f"MLflow cannot be reached; later: splitcodec track sync {runs.parent}")
+            return
         raise InputError(
             f"MLflow cannot use {shown} ({reason:.160}); check MLFLOW_TRACKING_URI, or move that "
             "store away and rerun"
         ) from None
+    for key in ids:
+        queue_of(runs.parent, key).unlink(missing_ok=True)
     record = {"tracking_uri": shown, "experiment": experiment, "experiment_id": store.experiment}
     write_json(runs, record | _how_to_open(shown, store.experiment) | {"runs": ids})
+
+
+def sync(results: Path, tracking_uri: str | None = None, later: bool = False) -> None:
+    """Make MLflow show the results/<experiment> directory, of which nothing else is needed."""
+    figures = sorted((results / "figures").glob("*"))
+    trainings = sorted(results.glob("codecs/*/*/*/*/training.jsonl"))
+    record = results / "mlflow-runs.json"
+    arguments = (results.name, results / "points.parquet", figures, trainings, record)
+    track(*arguments, tracking_uri, later)
+
+
+def queue_of(results: Path, key: str) -> Path:
+    """Where the points of the run `key` wait for the store."""
+    return results / QUEUE / f"{key}.jsonl"
 
 
 def _how_to_open(uri: str, experiment: str) -> dict[str, str | None]:
@@ -181,7 +209,7 @@ def _parent(item: Comparison, name: str, figures: list[Path]) -> WantedRun:
 
 def _child(curve: Curve, row: dict[str, Any], place: str, name_seed: bool) -> WantedRun:
     """The run of a point; its name says all, because charts show it without its parent."""
-    name, seed = _point_name(row), _point_seed(row)
+    name, seed = point_name(row), point_seed(row)
     parameters = {name: row[name] for name in _PARAMETERS if pd.notna(row[name])}
     if "lambda" in parameters:
         parameters["lambda"] = _decimal(row["lambda"])
@@ -199,13 +227,15 @@ def _child(curve: Curve, row: dict[str, Any], place: str, name_seed: bool) -> Wa
     )
 
 
-def _point_name(row: dict[str, Any]) -> str:
+def point_name(row: dict[str, Any]) -> str:
+    """What a point is called among those of its split."""
     if pd.isna(row["lambda"]):
         return f"{row['codec']} + {row['coder']}"
     return f"{row['codec']} λ={_decimal(row['lambda'])}"
 
 
-def _point_seed(row: dict[str, Any]) -> str:
+def point_seed(row: dict[str, Any]) -> str:
+    """The addition that tells seeds apart."""
     return "" if pd.isna(row["seed"]) else f" seed={row['seed']}"
 
 
@@ -232,7 +262,7 @@ def _decimal(value: float) -> str:
 
 def _said(row: dict[str, Any]) -> str:
     return (
-        f"{_point_name(row)}: {row['bits_per_token_file']:,.1f} bits per token (file), perplexity "
+        f"{point_name(row)}: {row['bits_per_token_file']:,.1f} bits per token (file), perplexity "
         f"{row['perplexity']:,.2f} ({row['perplexity_increase_percent']:+.1f} %)"
     )
 
@@ -255,7 +285,7 @@ def _trainings(paths: list[Path]) -> Iterator[tuple[tuple, tuple[dict[str, str],
         codec = read_json(path.with_name("codec.json"))
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            history = tuple(metric for line in lines for metric in _history(line))
+            history = tuple(metric for line in lines for metric in history_of(line))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); train that codec again") from None
         hyperparameters = {f"codec.{k}": str(v) for k, v in codec["hyperparameters"].items()}
@@ -263,81 +293,46 @@ def _trainings(paths: list[Path]) -> Iterator[tuple[tuple, tuple[dict[str, str],
         yield _place(codec | {"codec": codec["name"]}), (hyperparameters, history)
 
 
-def _history(entry: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
+def history_of(entry: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
     """(metric, value, step) of an entry of the training log."""
     for name, value in entry.items():
         if name not in ("phase", "step") and value is not None:
             yield f"training/{entry['phase']}_{name}", float(value), int(entry["step"])
 
 
-class LiveRun:
-    """Shows a training in MLflow as it goes; `track` continues the same run when it is done.
-
-    `point` has model, split, codec (its name), coder, lambda and seed, as a row of the table of
-    points has them; `results` is the experiment's directory. The run starts with the first entry.
-    Where the store cannot be reached, training goes on without it.
-    """
-
-    def __init__(self, point: dict[str, Any], results: Path, uri: str) -> None:
-        self._point, self._results, self._uri = point, results, uri
-        self._store: _Store | None = None
-        self._run: str | None = None
-        self._lost = False
-
-    def __call__(self, entry: dict[str, Any]) -> None:
-        """Send one entry of the training log."""
-        if self._lost:
-            return
-        try:
-            if self._run is None:
-                self._start()
-            now = round(time.time() * 1000)
-            metrics = [Metric(name, value, now, step) for name, value, step in _history(entry)]
-            self._store.client.log_batch(self._run, metrics=metrics)
-        except (MlflowException, SQLAlchemyError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            print(f"MLflow does not show this training ({reason:.160})", file=sys.stderr)
-            self._lost = True
-
-    def _start(self) -> None:
-        record = self._results / "mlflow-runs.json"
-        _quieten()
-        self._store = _Store(self._uri, self._uri, self._results.name, record)
-        point = self._point
-        curve = curve_name(point["codec"], point["coder"])
-        place = f"split{point['split']}"
-        name = f"{_point_name(point)}{_point_seed(point)}"
-        key = f"{point['model']}/{place}/{curve}/{name}"
-        if (known := self._store.runs.get(key)) is not None:
-            if _LIVE in known.data.tags and _FIXED not in known.data.tags:
-                self._run = known.info.run_id
-                return
-            self._store.client.delete_run(known.info.run_id)
-        tags = {_KEY: key, _RESULTS: self._store.results, _LIVE: "true"}
-        started = round(time.time() * 1000)
-        arguments = (self._store.experiment, started, tags, f"{place}/{name}")
-        self._run = self._store.client.create_run(*arguments).info.run_id
-
-
-def _quieten() -> None:
+def quieten() -> None:
+    """Keep MLflow's own notes out of our logs, and its patience short."""
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # MLflow's own seven retries keep a mistyped address silent for four minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 
+def _dataset(run: WantedRun) -> DatasetInput:
+    """The text that was evaluated, by its hash."""
+    digest, partition = run.tags["data_hash"], run.parameters.get("partition", "evaluation")
+    source = json.dumps({"data_hash": digest})
+    dataset = Dataset(partition, digest[:36], "code", source)  # MLflow's digests end there
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])
+
+
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class _Store:
+class Store:
     """The experiment in an MLflow store, and those of its runs that show one results directory."""
 
     def __init__(self, uri: str, shown: str, experiment: str, record: Path) -> None:
         self.client = MlflowClient(tracking_uri=uri)
         self.results = str(record.parent.resolve())
         self.experiment = self._experiment(experiment)
-        self.runs = dict(self._known(record, shown))
+        self.runs: dict[str, Run] = {}
+        self._doubles: list[Run] = []  # a server that dies while it answers is asked again
+        for key, run in self._known(record, shown):
+            if key in self.runs:
+                self._doubles.append(run)
+            self.runs.setdefault(key, run)
 
     def show(self, wanted: list[WantedRun]) -> dict[str, str]:
         """Make the runs as wanted; returns the run id of each key."""
@@ -350,6 +345,8 @@ class _Store:
         for key, run in self.runs.items():
             if key not in ids:
                 self.client.delete_run(run.info.run_id)
+        for run in self._doubles:
+            self.client.delete_run(run.info.run_id)
         return ids
 
     def save_views(self, tags: dict[str, str]) -> None:
@@ -362,7 +359,12 @@ class _Store:
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            identity = self.client.create_experiment(name)
+            try:
+                identity = self.client.create_experiment(name)
+            except MlflowException:  # another worker was first
+                if (found := self.client.get_experiment_by_name(name)) is None:
+                    raise
+                return found.experiment_id
             # Without its kind the page asks the user what sort of experiment this is.
             kind = ("mlflow.experimentKind", "custom_model_development")
             for key, value in (kind, (_NOTE, _EXPERIMENT_NOTE)):
@@ -382,45 +384,59 @@ class _Store:
             page = self.client.search_runs([self.experiment], max_results=1000, page_token=token)
             for run in page:
                 tags = run.data.tags
-                ours = run.info.run_id in recorded or tags.get(_RESULTS) == self.results
-                if ours and _KEY in tags:
-                    yield tags[_KEY], run
+                ours = run.info.run_id in recorded or tags.get(RESULTS) == self.results
+                if ours and KEY in tags:
+                    yield tags[KEY], run
             if not (token := page.token):
                 return
 
     def _show(self, run: WantedRun, parent: str | None, started: int) -> str:
-        tags = run.tags | {_KEY: run.key} | ({_PARENT: parent} if parent else {})
+        tags = run.tags | {KEY: run.key} | ({_PARENT: parent} if parent else {})
         run = replace(run, tags=tags)
         if (known := self.runs.get(run.key)) is not None:
             run_id, written = known.info.run_id, known.data.tags
-            if _LIVE in written and _FIXED not in written:
-                self._write(known, run, first=True, history=False)
+            if LIVE in written and FIXED not in written:
+                self._write(known, run, first=True, history=self._unsent(run_id, run))
                 return run_id
-            if written.get(_FIXED) == run.fixed:
-                if written.get(_RESULTS) != self.results:  # the directory was moved
-                    self.client.set_tag(run_id, _RESULTS, self.results)
+            if written.get(FIXED) == run.fixed:
+                if written.get(RESULTS) != self.results:  # the directory was moved
+                    self.client.set_tag(run_id, RESULTS, self.results)
                 if written.get(_DIGEST) != run.digest:
                     self._write(known, run, first=False)
                 return run_id
             self.client.delete_run(run_id)
-        tags = run.tags | {_RESULTS: self.results}
+        tags = run.tags | {RESULTS: self.results}
         created = self.client.create_run(self.experiment, started, tags, run.name)
         self._write(created, run, first=True)
         return created.info.run_id
 
-    def _write(self, target: Run, run: WantedRun, first: bool, history: bool = True) -> None:
-        """Log all of `run`; its digests last, so that a kill before them means: write again."""
+    def _unsent(self, run_id: str, run: WantedRun) -> History:
+        """What of the history a live run has not shown: it was not reached, or was killed."""
+        names = {name for name, *_ in run.history}
+        logged = (m for name in names for m in self.client.get_metric_history(run_id, name))
+        shown = {(metric.key, metric.step) for metric in logged}
+        return tuple(item for item in run.history if (item[0], item[2]) not in shown)
+
+    def _write(
+        self, target: Run, run: WantedRun, first: bool, history: History | None = None
+    ) -> None:
+        """Log all of `run`, or of its history only what is given.
+
+        Its digests come last, so that a kill before them means: write again.
+        """
         run_id = target.info.run_id
         now = round(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in run.metrics.items()]
-        if first and history:
-            metrics += [Metric(name, value, now, step) for name, value, step in run.history]
+        if first:
+            told = run.history if history is None else history
+            metrics += [Metric(name, value, now, step) for name, value, step in told]
+            self.client.log_inputs(run_id, datasets=[_dataset(run)])
         for start in range(0, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
         for path in run.artefacts:
             self.client.log_artifact(run_id, str(path), "figures")
         parameters = [Param(name, value) for name, value in run.parameters.items()] if first else []
-        tags = run.tags | {_FIXED: run.fixed, _DIGEST: run.digest, "mlflow.runName": run.name}
+        tags = run.tags | {FIXED: run.fixed, _DIGEST: run.digest, "mlflow.runName": run.name}
         self.client.log_batch(
             run_id, params=parameters, tags=[RunTag(name, value) for name, value in tags.items()]
         )

@@ -98,7 +98,7 @@ def _all_verbs(world, folder, run):
     metas = [f for c, _, _ in jobs for f in ("--codec", c / "codec.json")]
     run("collect", "--experiment", "test", *evaluations, *metas,
         "--latency", folder / LATENCY, "--csv", folder / "points.csv",
-        "--parquet", folder / "points.parquet")  # fmt: skip
+        "--parquet", folder / "points.parquet", "--metrics", folder / "metrics.json")  # fmt: skip
 
 
 def points(folder, name):

@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_json
 from splitcodec.report.table import read_points
-from splitcodec.tracking import LiveRun, track, wanted_runs
+from splitcodec.tracking import queue_of, sync, track, wanted_runs
+from splitcodec.tracking_live import LiveRun
 
 POINT = "smollm2-135m/split20/hyperprior/hyperprior λ=0.001 seed=0"
 CURVE = "smollm2-135m/split20/hyperprior"
@@ -329,3 +330,33 @@ def test_training_goes_on_without_a_store(world, fresh, capsys):
     for entry in ENTRIES:
         live(entry)
     assert capsys.readouterr().err.count("MLflow does not show this training") == 1
+
+
+def test_what_the_store_missed_is_sent_later_and_once(world, fresh, monkeypatch):
+    monkeypatch.setattr("splitcodec.tracking_live.RETRY_SECONDS", 0.0)
+    live = LiveRun(LIVE, fresh, "nonsense://store")
+    live(ENTRIES[0])
+    assert len(queue_of(fresh, POINT).read_text().splitlines()) == 1
+    resumed = LiveRun(LIVE, fresh, world.uri)  # after a kill; the store is back
+    for entry in ENTRIES[:2]:
+        resumed(entry)
+    experiment = world.client.get_experiment_by_name("live").experiment_id
+    (run,) = world.client.search_runs([experiment])
+    assert losses(world, run.info.run_id) == [(0, 5.0), (1, 4.0)]
+    for _ in range(2):
+        sync(fresh, world.uri)  # the last entry never came to the store
+        assert losses(world, run.info.run_id) == [(0, 5.0), (1, 4.0), (2, 3.0)]
+    assert not queue_of(fresh, POINT).exists()
+
+
+def test_a_run_is_done_without_mlflow_and_shown_later(world, fresh, capsys):
+    sync(fresh, "nonsense://store", later=True)
+    assert "splitcodec track sync" in capsys.readouterr().out
+    sync(fresh, world.uri)
+    assert len(read_json(fresh / "mlflow-runs.json")["runs"]) == 9
+
+
+def test_the_data_are_logged_by_hash(world):
+    run = world.run(POINT)
+    (given,) = run.inputs.dataset_inputs
+    assert given.dataset.digest == run.data.tags["data_hash"][:36]

@@ -19,6 +19,8 @@ for name, settings in MODELS.items():
         benchmark:
             benchmark_of(f"extract/{name}/{{partition}}")
         threads: 2
+        resources:
+            **needs("extract"),
         params:
             args=flags(
                 split=settings.splits,
@@ -50,6 +52,8 @@ for name, settings in MODELS.items():
         benchmark:
             benchmark_of(f"sensitivity/{name}")
         threads: 2
+        resources:
+            **needs("sensitivity"),
         params:
             args=lambda wildcards, input, name=name: flags(
                 activations=input.activations,

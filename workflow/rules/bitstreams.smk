@@ -14,6 +14,8 @@ rule encode:
         benchmark_of(f"encode/{POINT}/{{coder}}")
     wildcard_constraints:
         codec=one_of(CODECS),
+    resources:
+        **needs("encode"),
     params:
         codec=codec_folder,
         model=with_model,
@@ -38,6 +40,8 @@ rule encode_baselines:
         log_of("encode/{model}/split{split}/baselines"),
     benchmark:
         benchmark_of("encode/{model}/split{split}/baselines")
+    resources:
+        **needs("encode"),
     params:
         args=lambda wildcards: flags(
             **dict(

@@ -21,6 +21,8 @@ rule bounds:
         log_of("bounds/{model}/split{split}"),
     benchmark:
         benchmark_of("bounds/{model}/split{split}")
+    resources:
+        **needs("bounds"),
     params:
         args=lambda wildcards, input: flags(
             codec=folders(input.codecs),

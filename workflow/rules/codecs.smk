@@ -12,6 +12,8 @@ rule train_codec:
         benchmark_of(f"train_codec/{POINT}")
     wildcard_constraints:
         codec=one_of([codec for codec in CODECS if codec not in TUNED]),
+    resources:
+        **needs("train"),
     params:
         recipe=recipe,
         material=lambda wildcards, input: flags(**dict(input.items())),
@@ -22,7 +24,8 @@ rule train_codec:
     message:
         "training {wildcards.codec} at split {wildcards.split}, {wildcards.variant}"
     shell:
-        "splitcodec train {params.recipe} {params.material} --model-dtype {params.dtype}"
+        "splitcodec launch {resources.nodes} {resources.processes}"
+        " splitcodec train {params.recipe} {params.material} --model-dtype {params.dtype}"
         f" --results {RESULTS}"
         " --checkpoint {params.checkpoint} --out {params.out} > {log} 2>&1"
 
@@ -41,6 +44,8 @@ use rule train_codec as tune_model with:
         benchmark_of(f"tune_model/{POINT}")
     wildcard_constraints:
         codec=one_of(TUNED),
+    resources:
+        **needs("tune"),
     message:
         "training the model with {wildcards.codec} at split {wildcards.split},"
         " {wildcards.variant}"
@@ -60,6 +65,8 @@ rule baselines:
         log_of("baselines/{model}/split{split}"),
     benchmark:
         benchmark_of("baselines/{model}/split{split}")
+    resources:
+        **needs("baselines"),
     params:
         args=flags(codec=SETTINGS.baselines.codecs),
         out=f"{RESULTS}/codecs/{{model}}/split{{split}}",

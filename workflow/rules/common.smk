@@ -23,6 +23,7 @@ NEEDING_MODEL = END_TO_END + [
     codec.name for codec in SETTINGS.codecs if codec.set.get("tokens")
 ]
 TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet"
+PARTITIONS = ["train", "validation", "evaluation"]
 CODEC_FILES = ["codec.safetensors", "codec.json", "training.jsonl"]
 
 

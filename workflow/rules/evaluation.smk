@@ -22,6 +22,8 @@ for name in FROZEN:
             log_of(f"evaluate/{{model}}/split{{split}}/{name}"),
         benchmark:
             benchmark_of(f"evaluate/{{model}}/split{{split}}/{name}")
+        resources:
+            **needs("evaluate"),
         params:
             args=evaluation_flags,
         message:
@@ -47,6 +49,8 @@ rule evaluate:
         benchmark_of(f"evaluate/{POINT}")
     wildcard_constraints:
         codec=one_of(TUNED),
+    resources:
+        **needs("evaluate"),
     params:
         args=evaluation_flags,
     message:
@@ -73,6 +77,8 @@ rule evaluate_baselines:
         log_of("evaluate/{model}/split{split}/baselines"),
     benchmark:
         benchmark_of("evaluate/{model}/split{split}/baselines")
+    resources:
+        **needs("evaluate"),
     params:
         args=evaluation_flags,
     message:
@@ -94,6 +100,8 @@ rule latency:
     benchmark:
         benchmark_of("latency/{model}/split{split}")
     threads: workflow.cores
+    resources:
+        **needs("latency"),
     params:
         args=lambda wildcards, input: flags(
             codec=folders(input.codecs),
@@ -119,6 +127,8 @@ rule references:
         log_of("references/{model}"),
     benchmark:
         benchmark_of("references/{model}")
+    resources:
+        **needs("evaluate"),
     params:
         args=lambda wildcards: flags(
             model_dtype=model_dtype(wildcards), **SETTINGS.evaluation.model_dump()

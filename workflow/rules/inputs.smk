@@ -16,6 +16,8 @@ rule fetch_model:
         benchmark_of("fetch_model/{model}")
     wildcard_constraints:
         model=one_of([name for name in MODELS if name not in TRAINED]),
+    resources:
+        **needs("fetch"),
     params:
         source=lambda wildcards: flags(**MODELS[wildcards.model].source.model_dump()),
     message:
@@ -35,6 +37,8 @@ rule pretrain:
         benchmark_of("pretrain/{model}")
     wildcard_constraints:
         model=one_of(TRAINED),
+    resources:
+        **needs("pretrain"),
     params:
         source=lambda wildcards: flags(
             rule=RULES,
@@ -57,6 +61,8 @@ rule fetch_text:
         log_of("fetch_text"),
     benchmark:
         benchmark_of("fetch_text")
+    resources:
+        **needs("fetch"),
     params:
         source=flags(
             separator=SETTINGS.text.separator, **SETTINGS.text.source.model_dump()
@@ -77,6 +83,8 @@ rule tokenise:
         log_of("tokenise/{model}/{partition}"),
     benchmark:
         benchmark_of("tokenise/{model}/{partition}")
+    resources:
+        **needs("tokenise"),
     params:
         rules=flags(
             rule=RULES,

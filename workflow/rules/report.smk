@@ -18,8 +18,11 @@ rule collect:
     output:
         csv=report(f"{RESULTS}/points.csv", "../report/points.rst", category="Points"),
         parquet=POINTS,
+        metrics=f"{RESULTS}/metrics.json",
     log:
         log_of("collect"),
+    resources:
+        **needs("report"),
     params:
         args=lambda wildcards, input: flags(
             experiment=SETTINGS.experiment,
@@ -32,7 +35,8 @@ rule collect:
     shell:
         "splitcodec collect {params.args} --git-commit $(git describe --always --dirty --abbrev=12"
         " --exclude='*' 2> /dev/null || echo unknown)"
-        " --csv {output.csv} --parquet {output.parquet} > {log} 2>&1"
+        " --csv {output.csv} --parquet {output.parquet}"
+        " --metrics {output.metrics} > {log} 2>&1"
 
 
 rule figures:
@@ -63,6 +67,8 @@ rule figures:
         ],
     log:
         log_of("figures"),
+    resources:
+        **needs("report"),
     params:
         args=lambda wildcards, input: flags(
             references=list(input.references),
@@ -86,6 +92,8 @@ rule report_page:
         f"{RESULTS}/report.html",
     log:
         log_of("report"),
+    resources:
+        **needs("report"),
     params:
         args=lambda wildcards, input: flags(
             figure=list(input.figures),
@@ -99,6 +107,7 @@ rule report_page:
         "splitcodec report --points {input.points} {params.args} --out {output} > {log} 2>&1"
 
 
+# If MLflow is down the experiment is still done: `splitcodec track sync` sends it later.
 rule track:
     input:
         points=POINTS,
@@ -108,13 +117,11 @@ rule track:
         update(f"{RESULTS}/mlflow-runs.json"),
     log:
         log_of("track"),
+    resources:
+        **needs("report"),
     params:
-        args=lambda wildcards, input: flags(
-            experiment=SETTINGS.experiment,
-            figure=list(input.figures),
-            training=list(input.training),
-        ),
+        results=lambda wildcards, input: Path(input.points).parent,
     message:
         "sending the points to MLflow"
     shell:
-        "splitcodec track --points {input.points} {params.args} --runs {output} > {log} 2>&1"
+        "splitcodec track sync {params.results} --later > {log} 2>&1"

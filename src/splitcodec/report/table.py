@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from splitcodec import __version__
 from splitcodec.errors import InputError
-from splitcodec.files import atomic_path, read_json
+from splitcodec.files import atomic_path, read_json, write_json
 
 EVALUATION, LATENCY, CODEC, RUN = "evaluation", "latency", "codec.json", "run"
 
@@ -129,6 +129,17 @@ def collect(
         raise InputError("no evaluations to collect; name codecs or baselines in the parameters")
     table = _checked(pd.DataFrame(rows), "what was evaluated")
     _write(table.sort_values(ORDER, ignore_index=True), csv, parquet)
+
+
+def write_metrics(points: Path, out: Path) -> None:
+    """Bits a token and perplexity of each point of the table, as nested JSON for `dvc metrics`."""
+    metrics: dict[str, Any] = {}
+    for row in read_points(points).to_dict("records"):
+        place = metrics.setdefault(row["model"], {}).setdefault(f"split{row['split']}", {})
+        weighed = [f"{name}{row[name]:g}" for name in ("lambda", "seed") if pd.notna(row[name])]
+        name = "-".join([row["codec"], row["coder"], *weighed])
+        place[name] = {key: row[key] for key in ("bits_per_token_file", "perplexity")}
+    write_json(out, metrics)
 
 
 def read_points(path: Path) -> pd.DataFrame:

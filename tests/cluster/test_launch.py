@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+import pytest
+
+from splitcodec.errors import SettingsError
+from splitcodec.launch import launch, torchrun
+
+SAY = "import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))"
+
+
+def started(nodes, processes):
+    code = f"from splitcodec.launch import launch; launch(['python', '-c', {SAY!r}], {nodes}, "
+    command = [sys.executable, "-c", f"{code}{processes})"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    return sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+
+
+def test_one_process_is_the_command_itself():
+    assert started(1, 1) == ["rank None of None"]
+
+
+def test_several_processes_know_their_rank():
+    assert started(1, 2) == ["rank 0 of 2", "rank 1 of 2"]
+
+
+def test_on_several_nodes_slurm_starts_one_torchrun_each():
+    command = torchrun(["splitcodec", "train"], 2, 4, "node7", "31234")
+    assert command[:4] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    assert "--rdzv-endpoint=node7:21234" in command
+    assert "--nproc-per-node=4" in command
+    assert command[-2:] == ["splitcodec", "train"]
+
+
+def test_several_nodes_need_slurm(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(SettingsError, match="Slurm"):
+        launch(["true"], 2, 1)
