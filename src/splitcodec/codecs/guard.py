@@ -8,7 +8,7 @@ are and whether each rounds up. The decoder finds every signalled position withi
 a boundary, or refuses.
 
 Networks that code run in float64, where positions differ by about 1e-12; the bound leaves room for
-feedback through decoded values and even for a receiver that has only float32. It costs 0.05 % in
+feedback through decoded values and even for a receiver that has only float32. It costs 0.04 % in
 rate: one position in 33,000 is signalled, by 25 bits.
 """
 

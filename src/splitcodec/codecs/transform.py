@@ -148,6 +148,7 @@ class TransformCodec(Codec):
         """The past of streams that have not begun; at first there is room for `tokens`."""
         return Past()
 
+    @torch.no_grad()
     def write(
         self,
         representation: Tensor,
@@ -172,6 +173,7 @@ class TransformCodec(Codec):
         sent = [tokens.to(torch.int32)] if self.sends_tokens else []
         return coder.finish(), trim(lengths, *sent, *symbols)
 
+    @torch.no_grad()
     def read(
         self, streams: list[bytes], lengths: Tensor, past: Past | None = None
     ) -> tuple[Tensor, list[list[Tensor]]]:
