@@ -6,8 +6,8 @@ and whatever context the codec has, to mean and scale of each latent, which is r
 mean and coded under a location-scale family (Ballé et al. 2018; Minnen et al. 2018).
 
 Decoding must find the encoder's tables again: the encoder takes those that float64 finds, and
-signals the tables of scales that lie near a boundary between two (`codecs.guard`). In the stream the side
-values of all tokens come first, where there are any, then the signals, then the latents.
+signals the tables of scales that lie near a boundary between two (`codecs.guard`). In the stream
+the side values of all tokens come first, where there are any, then the signals, then the latents.
 """
 
 import math
