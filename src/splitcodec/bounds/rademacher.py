@@ -66,7 +66,9 @@ def gram_matrix(activations: Activations, mean: Tensor, block: int = 128) -> Ten
     for first in range(0, count, block):
         rows = _flat(activations, range(first, min(first + block, count)), mean, width)
         for second in range(0, first + 1, block):
-            columns = _flat(activations, range(second, min(second + block, count)), mean, width)
+            columns = rows
+            if second != first:
+                columns = _flat(activations, range(second, min(second + block, count)), mean, width)
             part = (rows @ columns.T).double()
             gram[first : first + len(rows), second : second + len(columns)] = part
             gram[second : second + len(columns), first : first + len(rows)] = part.T
