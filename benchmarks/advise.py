@@ -30,6 +30,7 @@ from splitcodec.bounds.advice import (
 )
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
+from splitcodec.errors import InputError
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.sensitivity import load_sensitivity
 
@@ -48,7 +49,10 @@ def main() -> None:
     rows = [json.loads((arguments.work / f"{split}.json").read_text()) for split in splits]
     statistics = [load_statistics(arguments, stores, split)[0] for split in splits]
     for target in (0.02, 0.05, 0.1):
-        compare(statistics, rows, target)
+        try:
+            compare(statistics, rows, target)
+        except InputError as error:
+            print(f"\nperplexity +{target:.0%}: {error}")
 
 
 def parse() -> argparse.Namespace:
