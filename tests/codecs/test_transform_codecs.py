@@ -84,8 +84,7 @@ def test_the_estimate_is_the_size_of_the_streams(learned):
     estimated = forward(learned, representation, lengths).bits.sum().item()
     streams = learned.compress(representation, lengths)
     # a checksum, and the state of each of the one or two coders with its length
-    overhead = 16 if "side" in learned.densities() else 8
-    bits = 8 * sum(len(stream) - overhead for stream in streams)
+    bits = 8 * sum(len(stream) - 8 for stream in streams)  # checksum and the coder's state
     assert bits == pytest.approx(estimated, rel=0.01)
 
 

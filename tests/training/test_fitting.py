@@ -150,7 +150,7 @@ def test_the_codec_comes_out_ready_to_code(undisturbed, data):
     decoded = codec.decompress(streams, batch.lengths)
     error = (decoded - estimate.reconstruction).norm() / decoded.norm()
     assert error < 1e-4
-    bits = 8 * sum(len(stream) - 16 for stream in streams)
+    bits = 8 * sum(len(stream) - 8 for stream in streams)
     assert bits == pytest.approx(estimate.bits.sum().item(), rel=0.02)
 
 

@@ -66,7 +66,7 @@ class Hyperprior(ConditionalCodec):
         outputs = exact.prediction.at(side.double(), *unsure.nonzero(as_tuple=True))
         true_mean, true_positions = exact.positions_from(outputs)
         errors = true_mean - mean[unsure], true_positions - positions[unsure]
-        if max(float(error.abs().max()) for error in errors) > FLOAT32_ERROR / 2:
+        if not all((error.abs() <= FLOAT32_ERROR / 2).all() for error in errors):
             return self._quantise_exactly(deviation, side, past)
         true_latent = exact.latent(deviation[unsure].double())
         symbols[unsure] = (true_latent - true_mean).round_().to(symbols)

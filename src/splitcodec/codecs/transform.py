@@ -247,7 +247,8 @@ class TransformCodec(Codec):
 
         `residual`: the latent of the deviation, less what is known to an `error`.
         """
-        size = deviation.norm(dim=-1, keepdim=True) * self.analysis.norm(dim=-1).max()
+        largest_row = functional.pad(self.analysis.norm(dim=-1), (0, 1)).max()  # 0 if none is kept
+        size = deviation.norm(dim=-1, keepdim=True) * largest_row
         return near_half(residual, _FLOAT32_ERROR * size + error)
 
     def reconstruct(self, latent: Tensor) -> Tensor:
