@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def snakemake(directory, *arguments, config=ROOT / "params/tiny.yaml"):
     command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(directory)]
     command += ["--cores", "2", *arguments, "--configfile", str(config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.fixture(scope="module")
