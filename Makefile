@@ -52,7 +52,7 @@ lint: setup ## check style, layers, workflow and params files
 	@$(IN_VENV) snakemake --lint
 	@for params in params/*.yaml; do \
 	  echo "dry run of $$params"; \
-	  $(IN_VENV) snakemake --dry-run --logger splitcodec --quiet rules --configfile "$$params"; \
+	  $(IN_VENV) snakemake --dry-run --rerun-incomplete --logger splitcodec --quiet rules --configfile "$$params"; \
 	done
 
 clean-results: ## delete results and MLflow's store; data and .venv stay
