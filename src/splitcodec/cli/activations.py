@@ -1,0 +1,72 @@
+"""Representations, and how sensitive the model is to them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitcodec.cli.common import (
+    BatchSequences,
+    Dtype,
+    DtypeOption,
+    ModelDirectory,
+    app,
+    load_model,
+)
+from splitcodec.errors import SettingsError
+
+
+@app.command()
+def extract(
+    model: ModelDirectory,
+    tokens: Annotated[Path, typer.Option(help="Parquet file made by tokenise")],
+    split: Annotated[list[int], typer.Option(help="after how many blocks; repeat for several")],
+    out: Annotated[Path, typer.Option(help="directory; files are split<k>/<partition>.parquet")],
+    model_dtype: DtypeOption = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="of the stored values")] = Dtype.float16,
+    batch_sequences: BatchSequences = 4,
+    train_sequences: Annotated[
+        int | None, typer.Option(min=1, help="of partition train, spread evenly")
+    ] = None,
+) -> None:
+    """Write the representations at all splits, and the final one, in one forward pass."""
+    import torch
+
+    from splitcodec.activations.extraction import extract
+    from splitcodec.inputs.tokens import read_tokens
+
+    meaning = read_tokens(tokens).metadata
+    partition = meaning["partition"]
+    loaded = load_model(model, model_dtype, meaning)
+    for k in split:
+        loaded.check_split(k)
+    if loaded.blocks in split:
+        raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
+    outputs = {k: out / f"split{k}" / f"{partition}.parquet" for k in split}
+    outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
+    wanted = train_sequences if partition == "train" else None
+    extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences, wanted)
+
+
+@app.command()
+def sensitivity(
+    model: ModelDirectory,
+    activations: Annotated[list[Path], typer.Option(help="training stores, one a split")],
+    out: Annotated[Path, typer.Option(help="directory; files are split<k>.safetensors")],
+    model_dtype: DtypeOption = Dtype.float32,
+    sequences: Annotated[int, typer.Option(min=1)] = 16,
+    batch_sequences: BatchSequences = 2,
+    seed: int = 0,
+) -> None:
+    """Measure the Fisher information of the representations at all splits."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
+
+    stores = {store.metadata["split"]: store for store in map(Activations, activations)}
+    loaded = load_model(model, model_dtype, *(store.metadata for store in stores.values()))
+    measured = measure_sensitivity(loaded, stores, sequences, batch_sequences, seed)
+    for split, matrix in measured.items():
+        metadata = stores[split].metadata
+        meaning = {key: metadata[key] for key in ("model", "model_hash", "split", "data_hash")}
+        meaning |= {"sequences": sequences, "seed": seed}
+        save_sensitivity(out / f"split{split}.safetensors", matrix, meaning)

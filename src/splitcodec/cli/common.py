@@ -1,0 +1,106 @@
+"""What the verbs share: options, and how their values are read."""
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.settings import Partition, describe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Rate-distortion optimised split inference of transformers.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Out = Annotated[Path, typer.Option(help="file to write")]
+Files = Annotated[list[Path], typer.Option()]
+ModelDirectory = Annotated[Path, typer.Option("--model", help="directory made by fetch-model")]
+CodecDirectory = Annotated[Path, typer.Option("--codec", help="directory made by train")]
+OriginalModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", help="model directory, if a codec sends token ids or learned with the front"
+    ),
+]
+Store = Annotated[Path, typer.Option(help="activation store")]
+Resamples = Annotated[int, typer.Option(min=1, help="bootstrap resamples")]
+BatchSequences = Annotated[int, typer.Option(min=1, help="sequences a forward pass")]
+Rules = Annotated[
+    list[str], typer.Option(help="'train: {between: [1790, 1989], sequences: 128}', one each")
+]
+
+
+class Dtype(StrEnum):
+    """Floating-point formats."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+DtypeOption = Annotated[Dtype, typer.Option(help="in which the model runs")]
+
+
+def load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any:
+    """The model, if it is the one that the artefacts of these meanings were made with."""
+    import torch
+
+    from splitcodec.inputs.models import read_identity
+    from splitcodec.splitting.model import SplitModel
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SplitModel.load(directory, dtype.value, device)
+    own = read_identity(directory)["weights_sha256"]
+    if any(meaning["model_hash"] != own for meaning in meanings):
+        raise InputError(f"{directory} is not the model that the given files were made with")
+    return model
+
+
+def increase(text: str) -> float:
+    """+2% as 0.02."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = math.nan
+    if not text.endswith("%") or not value > 0:
+        raise SettingsError(f"--target-perplexity {text!r} is no increase such as +2%")
+    return value
+
+
+def validated(wanted: Any, given: dict[str, Any]) -> Any:
+    """`given` without its Nones as the type `wanted`; SettingsError names what is wrong."""
+    values = {key: value for key, value in given.items() if value is not None}
+    try:
+        return TypeAdapter(wanted).validate_python(values)
+    except ValidationError as error:
+        raise SettingsError(describe(error)) from None
+
+
+def choose_partition(rules: list[str], wanted: str) -> tuple[Partition, dict[str, Partition]]:
+    """The rule of the wanted partition, and those of the others."""
+    others: dict[str, Partition] = {}
+    for text in rules:
+        others |= validated(dict[str, Partition], parse_yaml(text))
+    if wanted not in others:
+        raise SettingsError(f"no --rule for partition {wanted!r}; there are {', '.join(others)}")
+    return others.pop(wanted), others
+
+
+def assignments(pairs: list[str]) -> dict[str, Any]:
+    """What KEY=VALUE pairs say, the values in YAML."""
+    parts = (item.partition("=") for item in pairs)
+    return {key: parse_yaml(value) for key, _, value in parts}
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that `text` writes in YAML; SettingsError if it cannot be read."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"cannot read {text!r}: {' '.join(str(error).split())}") from None

