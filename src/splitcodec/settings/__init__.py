@@ -1,0 +1,82 @@
+"""The parameters of an experiment: one typed model, from which `workflow/schemas` is generated.
+
+A params file is the whole experiment; what it does not name has the default written here. Nothing
+here imports torch, so that the Snakefile can read settings in milliseconds.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, NonNegativeInt, ValidationError
+
+from splitcodec.errors import SettingsError
+from splitcodec.settings.base import Different, Name, Strict, describe
+from splitcodec.settings.codecs import Baselines, Codec, Mode, changes_front, check_mode
+from splitcodec.settings.inputs import (
+    FilesSource,
+    HubSource,
+    Model,
+    ModelSource,
+    PackageSource,
+    Partition,
+    RandomSource,
+    Text,
+    TextSource,
+    TrainedSource,
+)
+from splitcodec.settings.measures import Activations, Bounds, Evaluation, Latency, Sensitivity
+from splitcodec.settings.optimisation import Optimisation, Tuning
+
+__all__ = [
+    "FilesSource",
+    "HubSource",
+    "Mode",
+    "ModelSource",
+    "Optimisation",
+    "PackageSource",
+    "Partition",
+    "RandomSource",
+    "Settings",
+    "Strict",
+    "TextSource",
+    "TrainedSource",
+    "Tuning",
+    "changes_front",
+    "check_mode",
+    "describe",
+    "load_settings",
+]
+
+
+class Settings(Strict):
+    """One experiment."""
+
+    experiment: Name
+    models: Annotated[list[Model], Different] = Field(min_length=1)
+    text: Text
+    seeds: Annotated[list[NonNegativeInt], Different] = Field([0], min_length=1)
+    activations: Activations = Activations()
+    sensitivity: Sensitivity = Sensitivity()
+    codecs: Annotated[list[Codec], Different] = Field([])
+    baselines: Baselines = Baselines()
+    evaluation: Evaluation = Evaluation()
+    latency: Latency = Latency()
+    bounds: Bounds = Bounds()
+
+
+def load_settings(values: dict | Path) -> Settings:
+    """Validate parameters from a mapping or a YAML file.
+
+    Raises SettingsError with one line that names every bad key, its place and what is allowed.
+    """
+    try:
+        if isinstance(values, Path):
+            values = yaml.safe_load(values.read_text(encoding="utf-8"))
+        return Settings.model_validate(values)
+    except OSError as error:
+        raise SettingsError(f"cannot read parameters: {error.strerror}: {values}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{values} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise SettingsError(f"parameters: {describe(error)}") from None

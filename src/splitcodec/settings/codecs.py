@@ -1,0 +1,109 @@
+"""Which codecs are trained, in which mode, and which need no training."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
+
+from splitcodec.codecs.catalogue import CODERS, hyperparameters_of, is_baseline
+from splitcodec.errors import SettingsError
+from splitcodec.settings.base import Different, Name, PositiveFloat, Strict
+from splitcodec.settings.optimisation import Tuning
+
+Mode = Literal["frozen", "back", "back-adapters", "end-to-end", "end-to-end-adapters"]
+
+
+class Codec(Strict):
+    """A codec trained once for each λ and seed."""
+
+    name: Name = Field(description="of its points and curve")
+    codec: str = Field("", description="what codes; `name` if left out")
+    mode: Mode = Field(
+        "frozen",
+        description="what learns beside the codec: nothing, the blocks after the split with norm "
+        "and head, or all of the model; by all their weights or by low-rank adapters",
+    )
+    lambdas: Annotated[list[PositiveFloat], Different] = Field(
+        [], description="λ: nats a token that one bit a token is worth; none for fp16 and integers"
+    )
+    seeds: Annotated[list[NonNegativeInt], Different] = Field(
+        [], description="of this codec alone; the experiment's if left out"
+    )
+    set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")
+    tuning: Tuning = Field(Tuning(), description="how the model learns; nothing in mode frozen")
+
+    @model_validator(mode="before")
+    @classmethod
+    def named_after_its_codec(cls, values: Any) -> Any:
+        """A codec needs a name of its own only where there are several of a kind."""
+        return (
+            {"codec": values["name"], **values}
+            if isinstance(values, dict) and "name" in values
+            else values
+        )
+
+    @field_validator("name")
+    @classmethod
+    def no_baseline(cls, name: str) -> str:
+        """Names of baselines are theirs."""
+        if is_baseline(name):
+            raise ValueError(f"{name} is a baseline's; name it under baselines, or otherwise")
+        return name
+
+    @field_validator("codec")
+    @classmethod
+    def known(cls, codec: str) -> str:
+        """A codec of the catalogue."""
+        try:
+            hyperparameters_of(codec)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+        return codec
+
+    @field_validator("set")
+    @classmethod
+    def fitting(cls, changes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Only hyper-parameters that the codec has."""
+        if "codec" in info.data:
+            hyperparameters_of(info.data["codec"]).model_validate(changes)
+        return changes
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        """Codec, mode and λ go together."""
+        check_mode(self.codec, self.mode)
+        if is_baseline(self.codec) and self.mode == "frozen":
+            raise ValueError(f"{self.codec} has nothing to learn; name it under baselines")
+        if is_baseline(self.codec) and self.lambdas:
+            raise ValueError(f"{self.codec} has no λ; leave lambdas out")
+        if not is_baseline(self.codec) and not self.lambdas:
+            raise ValueError(f"{self.codec} needs lambdas")
+        if self.mode == "frozen" and "tuning" in self.model_fields_set:
+            raise ValueError("tuning is for the modes in which the model learns, not for frozen")
+        return self
+
+
+def changes_front(mode: str) -> bool:
+    """Whether the front learns too, so that stored representations are not its own."""
+    return mode.startswith("end-to-end")
+
+
+def check_mode(codec: str, mode: Mode) -> None:
+    """Raise ValueError for a codec that has nothing to learn in this mode."""
+    if codec == "klt" and mode.startswith("end-to-end"):
+        raise ValueError("klt has no gradient; it goes with the modes frozen and back")
+
+
+class Baselines(Strict):
+    """Codecs without learning, each with every lossless coder."""
+
+    codecs: Annotated[list[Name], Different] = Field([])
+    coders: Annotated[list[Literal[CODERS]], Different] = Field(["raw", "deflate", "zstd"])
+
+    @field_validator("codecs")
+    @classmethod
+    def known(cls, codecs: list[str]) -> list[str]:
+        """Only codecs without λ."""
+        for name in codecs:
+            if not is_baseline(name):
+                raise ValueError(f"{name} is not a baseline; write fp16, or int2 to int8")
+        return codecs

