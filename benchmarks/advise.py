@@ -75,7 +75,7 @@ def load_statistics(arguments, stores, split):
     train = Activations(stores / f"split{split}/train.parquet")
     place = arguments.results / "sensitivity" / arguments.model.name / f"split{split}.safetensors"
     length = train.tokens / len(train)
-    moments, sensitivity = moments_of(train), load_sensitivity(place)[0]
+    moments, sensitivity = moments_of(train), load_sensitivity(place)[0].matrix
     return statistics_of(split, moments, sensitivity, length), moments, sensitivity
 
 

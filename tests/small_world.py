@@ -10,11 +10,13 @@ import torch
 from splitcodec.activations.extraction import extract
 from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.codecs.base import Codec, save_codec
+from splitcodec.codecs.levels import TokenWeights
 from splitcodec.inputs.models import fetch_model
 from splitcodec.inputs.text import fetch_text
 from splitcodec.inputs.tokens import TokenTable, read_tokens, tokenise
 from splitcodec.settings import FilesSource, Partition, RandomSource
 from splitcodec.splitting.model import SplitModel
+from splitcodec.training.sensitivity import Sensitivity
 
 SEQUENCE_LENGTH = 48
 # Documents shorter than a sequence make the stores ragged.
@@ -24,6 +26,12 @@ LENGTHS = {
     "evaluation": [150, 20, 33, 160],
 }
 SEQUENCES = {"train": 24, "validation": 4, "evaluation": 7}
+
+
+def uniform(matrix: torch.Tensor) -> Sensitivity:
+    """A sensitivity with this matrix, to which all tokens count alike."""
+    ones = torch.ones(len(matrix), dtype=torch.float64)
+    return Sensitivity(matrix, TokenWeights.flat(0 * ones, ones))
 
 
 @dataclass(frozen=True)

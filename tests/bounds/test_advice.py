@@ -90,7 +90,7 @@ def test_latency_and_break_even_meet():
 
 def test_prediction_on_a_real_model_is_near_the_fitted_codec(world):
     train, final = world.activations(2, "train"), world.activations(3, "train")
-    fisher = measure_sensitivity(world.model, {2: train}, 24, 4, 0)[2]
+    fisher = measure_sensitivity(world.model, {2: train}, 24, 4, 0)[2].matrix
     moments = moments_of(train)
     own = statistics_of(2, moments, fisher, train.tokens / len(train))
     found = probe(world.model, train, final, own, WEIGHTS, sequences=8)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from small_world import save_for
+from small_world import save_for, uniform
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.registry import build_codec
 from splitcodec.evaluation.bitstreams import encode
@@ -20,7 +20,7 @@ def made(world, tmp_path_factory):
     """A sensitivity, two codecs and a bitstream of split 2, and another model."""
     folder = tmp_path_factory.mktemp("made")
     store = world.activations(2, "train")
-    save_sensitivity(folder / "sensitivity", torch.eye(32).double(), {"split": 2})
+    save_sensitivity(folder / "sensitivity", uniform(torch.eye(32).double()), {"split": 2})
     for name in ("int4", "int8"):
         fixed = {"mode": "none", "lambda": None, "seed": None}
         save_for(build_codec(name, 32, {}), store, folder / name, **fixed)

@@ -13,6 +13,7 @@ from splitcodec.codecs.factorised import Factorised
 from splitcodec.codecs.hyperparameters import FactorisedHyperparameters, KltHyperparameters
 from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt, fit_klt
+from splitcodec.codecs.levels import TokenWeights
 
 CHANNELS = 24
 COVARIANCE = 4 * gaussian_covariance(CHANNELS, seed=1, decay=0.8)
@@ -31,10 +32,20 @@ def representations(batch: int, tokens: int, seed: int = 0) -> torch.Tensor:
     return values.float()
 
 
-def fitted_klt(rate_weight: float = RATE_WEIGHT) -> Klt:
+TOKEN_WEIGHTS = TokenWeights(
+    centre=MEAN,
+    spread=COVARIANCE.diagonal().sqrt(),
+    weight=torch.linspace(-0.5, 0.5, CHANNELS, dtype=torch.float64),
+    offset=torch.tensor(-0.3, dtype=torch.float64),
+)
+"""Tokens that matter more or less, whichever direction they point to."""
+
+
+def fitted_klt(rate_weight: float = RATE_WEIGHT, levels: int = 0) -> Klt:
     moments = Moments(MEAN, FIRST_MEAN, COVARIANCE, tokens=4096, sinks=0)
     sample = Sample(representations(1, 4097)[0, 1:])
-    return fit_klt(KltHyperparameters(), moments, SENSITIVITY, sample, rate_weight).eval()
+    parts = KltHyperparameters(levels=levels), moments, SENSITIVITY, sample
+    return fit_klt(*parts, rate_weight, TOKEN_WEIGHTS).eval()
 
 
 def fitted_factorised(**changes) -> Factorised:
@@ -53,7 +64,7 @@ def fitted_conditional(
     """Started from the KLT, with networks that say something, though nothing learnt."""
     torch.manual_seed(seed)
     small = hyperparameters_of(name)(**dict(side_channels=5, width=16, heads=2) | changes)
-    klt = fitted_klt()
+    klt = fitted_klt(levels=small.levels)
     codec = codec_class(name, CHANNELS, small, klt.kept)
     codec.start_from(klt)
     with torch.no_grad():
@@ -81,6 +92,9 @@ LEARNED = {
     ),
     "direct-access": partial(fitted_direct_access, layers=2),
     "direct-access-history": partial(fitted_direct_access, history=True),
+    "klt-levels": partial(fitted_klt, levels=5),
+    "hyperprior-levels": partial(fitted_hyperprior, levels=5),
+    "direct-access-levels": partial(fitted_direct_access, levels=5, history=True),
     "direct-access-alone": partial(fitted_direct_access, side_channels=0, family="logistic"),
 }
 

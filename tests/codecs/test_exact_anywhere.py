@@ -20,6 +20,7 @@ from splitcodec.codecs.base import save_codec
 from splitcodec.codecs.checksum import unseal
 from splitcodec.codecs.guard import BOUND
 from splitcodec.codecs.hyperprior import Hyperprior
+from splitcodec.codecs.levels import Known
 from splitcodec.errors import BitstreamError
 
 LENGTHS = torch.tensor([60, 33, 60])
@@ -27,6 +28,8 @@ CODECS = {
     "hyperprior": fitted_hyperprior,
     "direct-access": fitted_direct_access,
     "direct-access-history": lambda: fitted_direct_access(history=True),
+    "hyperprior-levels": lambda: fitted_hyperprior(levels=4),
+    "direct-access-levels": lambda: fitted_direct_access(history=True, levels=4),
 }
 
 
@@ -49,17 +52,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @torch.no_grad()
 def positions(codec):
     """Where the scales of DATA lie among the tables, (3, 60, kept) float64."""
-    means, offsets = codec.means(None, 60)
+    means, known = codec.means(None, 60)[0], _known(codec)
     latent, side = codec.latent(DATA - means), _side(codec)
     if isinstance(codec, Hyperprior):
-        return codec._from_side(side, None)[1]
-    return codec.quantise(DATA - means, latent, offsets, side, None)[1]
+        return codec._from_side(side, known, None)[1]
+    return codec.quantise(DATA - means, latent, known, side, None)[1]
+
+
+def _known(codec):
+    return Known(codec.means(None, 60)[1], codec._choose_levels(DATA))
 
 
 @torch.no_grad()
 def _side(codec):
     deviation = DATA - codec.means(None, 60)[0]
-    return codec._side_symbols(deviation, codec.latent(deviation), None)
+    return codec._side_symbols(deviation, codec.latent(deviation), _known(codec), None)
 
 
 def symbols_of(codec, streams):
@@ -164,7 +171,8 @@ def test_networks_on_which_float32_is_not_enough_code_as_well():
     codec = fitted_hyperprior()
     with torch.no_grad():
         codec.prediction[-1].weight.mul_(300)
-    assert (codec._roughly_from_side(_side(codec))[1] - positions(codec)).abs().max() > BOUND
+    rough = codec._roughly_from_side(_side(codec), _known(codec))[1]
+    assert (rough - positions(codec)).abs().max() > BOUND
     streams = codec.compress(DATA, LENGTHS)
     _, whole = codec.write(DATA, LENGTHS)
     codec.decompress(streams, LENGTHS)

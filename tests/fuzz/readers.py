@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.codecs import base, registry
+from splitcodec.codecs.levels import TokenWeights
 from splitcodec.coding.container import Container, ContainerWriter
 from splitcodec.evaluation import bitstreams
 from splitcodec.inputs.seals import seal
@@ -36,7 +37,7 @@ from splitcodec.report.table import collect
 from splitcodec.splitting.changes import changed_model
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.loop import Log, Loop, Phase, recipe_of
-from splitcodec.training.sensitivity import load_sensitivity, save_sensitivity
+from splitcodec.training.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 MOST_VALUES = 1 << 18
@@ -301,12 +302,16 @@ def _tokens(folder: Path) -> Iterator[Reader]:
 def _sensitivities(folder: Path) -> Iterator[Reader]:
     path = folder / "sensitivity.safetensors"
     meaning = {"model": "m", "model_hash": "h", "split": 1, "data_hash": "d", "seed": 0}
-    save_sensitivity(path, torch.eye(6).double(), meaning)
+    ones = torch.ones(6, dtype=torch.float64)
+    flat = TokenWeights.flat(0 * ones, ones)
+    save_sensitivity(path, Sensitivity(ones.diag(), flat), meaning)
 
     def read(data: bytes) -> list[Any]:
         path.write_bytes(data)
-        matrix, said = load_sensitivity(path)
-        return [matrix, json.dumps(said)]
+        found, said = load_sensitivity(path)
+        weights = found.weights
+        parts = [found.matrix, weights.centre, weights.spread, weights.weight, weights.offset]
+        return [*parts, json.dumps(said)]
 
     yield Reader("sensitivity", path.read_bytes(), read)
 

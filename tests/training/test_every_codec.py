@@ -39,7 +39,7 @@ def test_it_learns_in_both_phases_and_codes_what_it_learnt(data, tmp_path, name,
     recipe = dict(steps=40, polish_steps=4, batch_tokens=256, polish_batch_tokens=128)
     settings = hyperparameters_of(name)(**recipe | {"learning_rate": 1e-2} | changes)
     log = Log()
-    codec = FITTERS[name](settings, data, RATE_WEIGHT, 0, tmp_path / "checkpoint", log)
+    codec = FITTERS[name](settings, data, [RATE_WEIGHT], 0, tmp_path / "checkpoint", log)
     rates = [entry["bits_per_token"] for entry in log.entries if entry["phase"] == "fit"]
     assert min(rates[-3:]) < rates[0]
     batch = data.validation[0].read(range(4))
@@ -56,7 +56,7 @@ def test_it_learns_in_both_phases_and_codes_what_it_learnt(data, tmp_path, name,
 @pytest.mark.parametrize("name, changes", CODECS.values(), ids=CODECS)
 def test_a_lambda_at_which_nothing_is_coded(data, tmp_path, name, changes):
     settings = hyperparameters_of(name)(steps=2, polish_steps=0, **changes)
-    codec = FITTERS[name](settings, data, 1e4, 0, tmp_path / "checkpoint", Log())
+    codec = FITTERS[name](settings, data, [1e4], 0, tmp_path / "checkpoint", Log())
     assert codec.kept == 0
     batch = data.validation[0].read([0])
     decoded = codec.decompress(codec.compress(batch.representation, batch.lengths), batch.lengths)

@@ -41,7 +41,7 @@ def data(world):
 def fit(data, checkpoint, seed=0, rate_weight=RATE_WEIGHT, **changes):
     settings = HyperpriorHyperparameters(**SMALL | changes)
     log = Log()
-    return fit_from_klt("hyperprior", settings, data, rate_weight, seed, checkpoint, log), log
+    return fit_from_klt("hyperprior", settings, data, [rate_weight], seed, checkpoint, log), log
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_rate_falls_and_the_reconstruction_stays(data, tmp_path):
     codec, log = fit(data, tmp_path / "checkpoint", steps=120, polish_steps=0, learning_rate=1e-2)
     fitted = rates(log, "fit")
     assert min(fitted[-3:]) < 0.97 * fitted[0]
-    klt = fit_closed_form(KltHyperparameters(), data, RATE_WEIGHT, 0)
+    klt = fit_closed_form(KltHyperparameters(), data, [RATE_WEIGHT], 0)
     assert torch.equal(codec.analysis, klt.analysis)
     assert torch.equal(codec.synthesis, klt.synthesis)
     batch = data.validation[0].read(range(4))

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from small_world import one_line
+from small_world import one_line, uniform
 from splitcodec.codecs.registry import load_codec
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.training.run import Material, recipe, train
@@ -26,16 +26,16 @@ SMALL = {
 @pytest.mark.parametrize("codec", ["klt", "hyperprior"])
 def test_a_learned_codec_needs_a_lambda(codec, rate_weight):
     with pytest.raises(SettingsError, match=rf"{codec} needs --lambda above zero") as caught:
-        recipe(codec, rate_weight, 0, {})
+        recipe(codec, [] if rate_weight is None else [rate_weight], 0, {})
     assert one_line(caught.value)
 
 
 @pytest.mark.parametrize("codec", ["fp16", "int4"])
 def test_a_baseline_has_none(codec):
     with pytest.raises(SettingsError, match=f"{codec} has no λ") as caught:
-        recipe(codec, 0.1, 0, {})
+        recipe(codec, [0.1], 0, {})
     assert one_line(caught.value)
-    assert recipe(codec, None, 0, {}).rate_weight is None
+    assert recipe(codec, [], 0, {}).rate_weight is None
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_a_baseline_has_none(codec):
 )
 def test_bad_hyperparameters_name_their_place(codec, changes, place):
     with pytest.raises(SettingsError, match=rf"hyper-parameters of {codec}: .*{place}") as caught:
-        recipe(codec, 0.1, 0, changes)
+        recipe(codec, [0.1], 0, changes)
     assert one_line(caught.value)
 
 
 def test_an_unknown_codec_names_the_known():
     with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, factorised"):
-        recipe("vq", 0.1, 0, {})
+        recipe("vq", [0.1], 0, {})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,8 @@ def material(world, tmp_path_factory):
 
 def fit(world, folder, material, codec="klt", split=SPLIT, rate_weight=0.01, **changes):
     made = Material(checkpoint=folder.with_suffix(".checkpoint"), **material)
-    train(recipe(codec, rate_weight, 7, changes), world.store(split, "train"), folder, made)
+    weights = [rate_weight] if isinstance(rate_weight, float) else rate_weight
+    train(recipe(codec, weights, 7, changes), world.store(split, "train"), folder, made)
     return folder
 
 
@@ -111,7 +112,7 @@ def test_training_twice_gives_the_same_hash(world, material, tmp_path):
 
 
 def test_a_baseline_needs_only_a_store(world, tmp_path):
-    train(recipe("int4", None, 5, {}), world.store(SPLIT, "train"), tmp_path / "int4")
+    train(recipe("int4", [], 5, {}), world.store(SPLIT, "train"), tmp_path / "int4")
     codec, meaning = load_codec(tmp_path / "int4", "zstd")
     assert (meaning["mode"], meaning["lambda"], meaning["seed"]) == ("none", None, None)
     assert codec.channels == 32
@@ -127,7 +128,7 @@ def test_a_sensitivity_of_another_split_is_refused(world, material, tmp_path):
 
 def test_a_sensitivity_of_another_width_is_refused(world, material, tmp_path):
     path = tmp_path / "narrow.safetensors"
-    save_sensitivity(path, torch.eye(8).double(), {"split": SPLIT})
+    save_sensitivity(path, uniform(torch.eye(8).double()), {"split": SPLIT})
     with pytest.raises(InputError, match="narrow"):
         fit(world, tmp_path / "codec", material | {"sensitivity": path})
 
@@ -171,5 +172,5 @@ def test_stores_of_another_split_are_refused(world, material, tmp_path, wrong, s
 def test_a_missing_store_is_named(world, material, tmp_path):
     with pytest.raises(InputError, match=r"none\.parquet does not exist"):
         made = Material(checkpoint=tmp_path / "c", **material)
-        train(recipe("klt", 0.1, 0, {}), tmp_path / "none.parquet", tmp_path / "codec", made)
+        train(recipe("klt", [0.1], 0, {}), tmp_path / "none.parquet", tmp_path / "codec", made)
     assert list(tmp_path.iterdir()) == []

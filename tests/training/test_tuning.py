@@ -51,7 +51,8 @@ def material(world, tmp_path_factory):
 def fit(world, material, folder, mode, codec="hyperprior", seed=0, **tuning):
     rate_weight, changes = CODECS[codec]
     made = Material(checkpoint=folder.with_suffix(".checkpoint"), **material)
-    wanted = recipe(codec, rate_weight, seed, changes, "named", mode, TUNING | tuning)
+    weights = [] if rate_weight is None else [rate_weight]
+    wanted = recipe(codec, weights, seed, changes, "named", mode, TUNING | tuning)
     train(wanted, world.store(SPLIT, "train"), folder, made)
     return folder
 
@@ -205,7 +206,7 @@ def test_what_is_missing_is_named(world, material, tmp_path, mode, missing):
 )
 def test_bad_modes_say_why(codec, mode, tuning, said):
     with pytest.raises(SettingsError, match=said) as caught:
-        recipe(codec, 0.1, 0, {}, None, mode, tuning)
+        recipe(codec, [0.1], 0, {}, None, mode, tuning)
     assert one_line(caught.value)
 
 
@@ -214,7 +215,7 @@ def test_the_rate_weighs_less_while_it_warms_up(world, material, tmp_path):
     for steps in (0, 1000):
         tuning = dict(rate_warm_up_steps=steps, learning_rate=3e-3, steps=30)
         changes = SMALL | {"learning_rate": 2e-2}
-        wanted = recipe("hyperprior", 0.1, 0, changes, None, "end-to-end", TUNING | tuning)
+        wanted = recipe("hyperprior", [0.1], 0, changes, None, "end-to-end", TUNING | tuning)
         made = Material(checkpoint=tmp_path / f"{steps}.checkpoint", **material)
         train(wanted, world.store(SPLIT, "train"), tmp_path / str(steps), made)
         lines = (tmp_path / str(steps) / "training.jsonl").read_text().splitlines()

@@ -1,4 +1,6 @@
-"""Train every codec: one job for each model, split, codec, λ and seed."""
+"""Train every codec: one job for each model, split, codec, λ and seed, or for all λ at once."""
+
+SHARED_POINT = "{model}/split{split}/{codec}/shared-seed{seed}"
 
 
 rule train_codec:
@@ -11,7 +13,7 @@ rule train_codec:
     benchmark:
         benchmark_of(f"train_codec/{POINT}")
     wildcard_constraints:
-        codec=one_of([codec for codec in CODECS if codec not in TUNED]),
+        codec=one_of([codec for codec in CODECS if codec not in [*TUNED, *SHARED]]),
     resources:
         **needs("train"),
     params:
@@ -49,6 +51,40 @@ use rule train_codec as tune_model with:
     message:
         "training the model with {wildcards.codec} at split {wildcards.split},"
         " {wildcards.variant}"
+
+
+use rule train_codec as train_shared_codec with:
+    wildcard_constraints:
+        codec=one_of(SHARED),
+        variant=r"shared-seed\d+",
+    message:
+        "training {wildcards.codec} at split {wildcards.split} for all λ"
+
+
+rule set_rate:
+    input:
+        [f"{RESULTS}/codecs/{SHARED_POINT}/{file}" for file in CODEC_FILES],
+    output:
+        [
+            f"{RESULTS}/codecs/{SHARED_POINT}/{file}".replace(
+                "shared-", "lambda{weight}-"
+            )
+            for file in CODEC_FILES
+        ],
+    log:
+        log_of("set_rate/{model}/split{split}/{codec}/lambda{weight}-seed{seed}"),
+    wildcard_constraints:
+        codec=one_of(SHARED),
+    resources:
+        **needs("baselines"),
+    params:
+        codec=lambda wildcards, input: folders(input)[0],
+        out=lambda wildcards, output: folders(output)[0],
+    message:
+        "{wildcards.codec} at split {wildcards.split} at λ {wildcards.weight}"
+    shell:
+        "splitcodec set-rate --codec {params.codec} --lambda {wildcards.weight}"
+        " --out {params.out} > {log} 2>&1"
 
 
 # All baselines of a split in one process: they need no training, only a folder each.

@@ -17,6 +17,7 @@ RESULTS = f"results/{SETTINGS.experiment}"
 MODELS = {model.name: model for model in SETTINGS.models}
 CODECS = {codec.name: codec for codec in SETTINGS.codecs}
 TUNED = [codec.name for codec in SETTINGS.codecs if codec.mode != "frozen"]
+SHARED = [codec.name for codec in SETTINGS.codecs if codec.shared]
 FROZEN = [codec.name for codec in SETTINGS.codecs if codec.mode == "frozen"]
 END_TO_END = [codec.name for codec in SETTINGS.codecs if changes_front(codec.mode)]
 NEEDING_MODEL = END_TO_END + [
@@ -37,7 +38,7 @@ wildcard_constraints:
     split=r"\d+",
     codec=one_of([*CODECS, *SETTINGS.baselines.codecs]),
     partition="train|validation|evaluation",
-    variant=r"fixed|(lambda[^/]+-)?seed\d+",
+    variant=r"fixed|shared-seed\d+|(lambda[^/]+-)?seed\d+",
     coder="ans|raw|deflate|zstd",
 
 
@@ -170,13 +171,13 @@ def every_split(pattern):
 
 
 def recipe(wildcards):
-    """The codec of a point as flags."""
+    """The codec of a point as flags, or the one that is shared by all its points."""
     weight, seed = re.fullmatch(
-        r"(?:lambda(.+)-)?seed(\d+)", wildcards.variant
+        r"(?:lambda(.+)-|shared-)?seed(\d+)", wildcards.variant
     ).groups()
     settings = CODECS[wildcards.codec]
     options = {"codec": settings.codec, "name": settings.name, "mode": settings.mode}
-    options |= {"lambda": weight, "seed": seed}
+    options |= {"lambda": settings.lambdas if settings.shared else weight, "seed": seed}
     tuning = settings.tuning.model_dump(exclude_unset=True)
     return flags(**options, set=assignments(settings.set), tune=assignments(tuning))
 

@@ -49,7 +49,7 @@ def advise(
         statistics, probes = [], []
         for k, store in stores.items():
             length = store.tokens / len(store)
-            own = statistics_of(k, moments_of(store), fisher[k], length)
+            own = statistics_of(k, moments_of(store), fisher[k].matrix, length)
             statistics.append(own)
             probes.append(probe(model, store, final, own, seed=seed))
     return advise_from(statistics, probes, target, CALIBRATION)

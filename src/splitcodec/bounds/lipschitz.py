@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from splitcodec.codecs.klt import Klt
+from splitcodec.codecs.levels import Known
 from splitcodec.codecs.networks import CausalBlock, CausalNetwork
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.densities.location_scale import Gaussian
@@ -68,7 +69,8 @@ def rate_function(codec: TransformCodec) -> Function:
     """Deviations (batch, tokens, channels) ↦ bits (batch, tokens), without rounding.
 
     The bits are those of the densities at the values themselves, so that they have a derivative.
-    What a codec predicts from an approximately decoded token counts as constant.
+    Tokens are at level zero. What a codec predicts from an approximately decoded token counts as
+    constant.
     """
     if codec.sends_tokens:
         raise InputError(f"{codec.name} sends token ids, of which there is no derivative")
@@ -77,7 +79,7 @@ def rate_function(codec: TransformCodec) -> Function:
         scales = relaxed.scales().float()
         return lambda deviation: relaxed.gaussian.bits(relaxed.latent(deviation), scales).sum(-1)
     relaxed.noisy = lambda values: values
-    return lambda deviation: relaxed.estimate(deviation, torch.zeros_like(deviation[0]))[1]
+    return lambda deviation: relaxed.estimate(deviation, Known(torch.zeros_like(deviation[0])))[1]
 
 
 def gaussian_slope(scales: Tensor) -> Tensor:

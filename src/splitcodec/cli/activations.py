@@ -65,8 +65,8 @@ def sensitivity(
     stores = {store.metadata["split"]: store for store in map(Activations, activations)}
     loaded = load_model(model, model_dtype, *(store.metadata for store in stores.values()))
     measured = measure_sensitivity(loaded, stores, sequences, batch_sequences, seed)
-    for split, matrix in measured.items():
+    for split, found in measured.items():
         metadata = stores[split].metadata
         meaning = {key: metadata[key] for key in ("model", "model_hash", "split", "data_hash")}
         meaning |= {"sequences": sequences, "seed": seed}
-        save_sensitivity(out / f"split{split}.safetensors", matrix, meaning)
+        save_sensitivity(out / f"split{split}.safetensors", found, meaning)

@@ -41,7 +41,7 @@ def bounds(
         Effort(rademacher_draws, rate_sequences),
         seed,
         Activations(evaluation) if evaluation else None,
-        load_sensitivity(sensitivity)[0] if sensitivity else None,
+        load_sensitivity(sensitivity)[0].matrix if sensitivity else None,
         read_json(references)["model_bits_per_token"] if references else None,
     )
     write_json(out, report)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from splitcodec.cli.common import (
+    CodecDirectory,
     Dtype,
     DtypeOption,
     Rules,
@@ -49,7 +50,9 @@ def train(
     ],
     activations: Annotated[Path, typer.Option(help="training store at the split")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],
-    rate_weight: Annotated[float | None, typer.Option("--lambda", help="λ in nats a bit")] = None,
+    rate_weight: Annotated[
+        list[float], typer.Option("--lambda", help="λ in nats a bit; repeat for one codec for all")
+    ] = [],  # noqa: B006
     name: Annotated[str | None, typer.Option(help="of its points; the codec's if left out")] = None,
     mode: Annotated[
         str, typer.Option(help="frozen, back or end-to-end; the latter two also as -adapters")
@@ -121,6 +124,18 @@ def launch(
 
 
 @app.command()
+def set_rate(
+    codec: CodecDirectory,
+    rate_weight: Annotated[float, typer.Option("--lambda", help="λ in nats a bit")],
+    out: Annotated[Path, typer.Option(help="directory of the codec")],
+) -> None:
+    """Make the codec of one λ from a codec for several."""
+    from splitcodec.training.run import set_rate
+
+    set_rate(codec, rate_weight, out)
+
+
+@app.command()
 def baselines(
     codec: Annotated[list[str], typer.Option(help="fp16, int2 to int8; repeat for several")],
     activations: Annotated[Path, typer.Option(help="training store, for its shape")],
@@ -130,4 +145,4 @@ def baselines(
     from splitcodec.training.run import recipe, train
 
     for name in codec:
-        train(recipe(name, None, 0, {}), activations, out / name / "fixed")
+        train(recipe(name, [], 0, {}), activations, out / name / "fixed")

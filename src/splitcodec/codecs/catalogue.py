@@ -18,6 +18,9 @@ from splitcodec.errors import SettingsError
 CODERS = ("raw", "deflate", "zstd")
 """Lossless coders that a baseline's symbols can pass through."""
 
+LOG_RATE_WEIGHT_A_LEVEL = 0.4042
+"""Logarithm of the ratio of the λ that two neighbouring levels are for; see `codecs.levels`."""
+
 LEARNED: dict[str, type[Hyperparameters]] = {
     "klt": KltHyperparameters,
     "factorised": FactorisedHyperparameters,

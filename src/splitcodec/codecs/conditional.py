@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.klt import Klt
+from splitcodec.codecs.levels import UNIT, Known, in_steps
 from splitcodec.codecs.networks import CausalNetwork, Memory
 from splitcodec.codecs.transform import (
     CHANNELWISE,
@@ -33,10 +34,13 @@ from splitcodec.densities.location_scale import (
     HIGHEST_SCALE,
     LOWEST_SCALE,
     LocationScale,
+    positions_of,
     table_positions,
 )
 
 _CLIP = 8.0
+_LEVELS_AN_INPUT = 4.0
+"""Levels to a unit of a network's input."""
 FLOAT32_ERROR = 2.0**-16
 """Bound on what float32 does to side values, means and, in units of a table, positions."""
 
@@ -61,11 +65,14 @@ class ConditionalCodec(TransformCodec):
         super().__init__(name, channels, hyperparameters, kept, vocabulary)
         size = hyperparameters
         side, inner = size.side_channels, (size.width, size.layers, size.heads)
+        level = 1 if size.levels else 0
         for matrix in self.linear_maps():
             matrix.requires_grad_()
         self.log_scale = nn.Parameter(torch.zeros(kept))
-        self.side_analysis = CausalNetwork(kept, side, *inner) if side else None
-        self.prediction = CausalNetwork(context + side, 2 * kept, *inner, zero=True)
+        self.side_analysis = CausalNetwork(kept + level, side, *inner) if side else None
+        self.prediction = CausalNetwork(context + side + level, 2 * kept, *inner, zero=True)
+        if size.levels:
+            self.table_gain.requires_grad_()
         self.side_density = CHANNELWISE[size.side_density](side, spread=1.0) if side else None
         self.latent_density = FAMILIES[size.family]()
         self.update()
@@ -76,8 +83,8 @@ class ConditionalCodec(TransformCodec):
         return super().densities() | side | {"latent": self.latent_density}
 
     def priors(self) -> list[nn.Parameter]:
-        """The densities' parameters and the scales that the prediction starts from."""
-        return [self.log_scale, *super().priors()]
+        """The densities' parameters, gains, and the scales that the prediction starts from."""
+        return [self.log_scale, *([self.table_gain] if self.levels else []), *super().priors()]
 
     def start_from(self, klt: Klt) -> None:
         """Take transform and scales from the closed-form codec of the same λ."""
@@ -85,16 +92,18 @@ class ConditionalCodec(TransformCodec):
         with torch.no_grad():
             self.log_scale.copy_(klt.scales().log())
 
-    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """See TransformCodec."""
         latent = self.latent(deviation)
-        side = self.noisy(self.side(latent))
-        base, mean, log_scale = self.predict(deviation, offsets, latent, side)
-        residual = latent - mean
+        side = self.noisy(self.side(latent, known))
+        base, mean, log_scale = self.predict(deviation, known, latent, side)
+        residual = in_steps(latent - mean, known.steps)
         rate = self.latent_density.bits(self.noisy(residual), log_scale.exp()).sum(-1)
         if self.side_density:
             rate = rate + self.side_density.bits(side).sum(-1)
-        return self.decoded(base, mean, straight_through(residual)), rate
+        positions = positions_of(log_scale) if self.levels else None
+        increment = self.increment(straight_through(residual), positions, known).to(mean)
+        return self.decoded(base, mean, increment), rate
 
     def start(self, batch: int = 1, tokens: int = 64) -> Past:
         """See TransformCodec."""
@@ -104,12 +113,12 @@ class ConditionalCodec(TransformCodec):
         )
 
     def encode(
-        self, coder: Encoder, deviation: Tensor, offsets: Tensor, mask: Tensor, past: Past | None
+        self, coder: Encoder, deviation: Tensor, known: Known, mask: Tensor, past: Past | None
     ) -> list[Tensor]:
         """See TransformCodec."""
         latent = self.latent(deviation)
-        side = self._side_symbols(deviation, latent, past)
-        symbols, positions, signalled = self.quantise(deviation, latent, offsets, side, past)
+        side = self._side_symbols(deviation, latent, known, past)
+        symbols, positions, signalled = self.quantise(deviation, latent, known, side, past)
         signals = Signals.of(positions, signalled.logical_and_(mask[..., 0]))
         if self.side_density:
             coder.put(side, self._side_indexes(mask), self.tables("side"))
@@ -119,28 +128,28 @@ class ConditionalCodec(TransformCodec):
         return [side, symbols]
 
     def decode(
-        self, coder: Decoder, offsets: Tensor, mask: Tensor, past: Past | None
+        self, coder: Decoder, known: Known, mask: Tensor, past: Past | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Side values, then tables from them, then the latent."""
         side = torch.zeros(*mask.shape[:2], 0, dtype=torch.int32, device=mask.device)
         if self.side_density:
             side = coder.pop(self._side_indexes(mask), self.tables("side"))
         signals = Signals.pop(coder, torch.Size((*mask.shape[:2], self.kept)), mask.device)
-        deviation, symbols = self.dequantise(coder, signals, offsets, side, mask, past)
+        deviation, symbols = self.dequantise(coder, signals, known, side, mask, past)
         return deviation.float(), [side, symbols]
 
     def predict(
-        self, deviation: Tensor, offsets: Tensor, latent: Tensor, side: Tensor
+        self, deviation: Tensor, known: Known, latent: Tensor, side: Tensor
     ) -> tuple[Tensor | float, Tensor, Tensor]:
         """What the decoder will know of each token: base, mean and logarithm of the scale.
 
         `base` (batch, tokens, channels) is predicted of the deviation itself, mean and scale
-        (batch, tokens, kept) of the latent, base included.
+        (batch, tokens, kept) of the latent, base included; the scale in the token's own steps.
         """
         raise NotImplementedError
 
     def quantise(
-        self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
+        self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Symbols (int32), where their scales lie among the tables, and which tokens may signal.
 
@@ -153,7 +162,7 @@ class ConditionalCodec(TransformCodec):
         self,
         coder: Decoder,
         signals: Signals,
-        offsets: Tensor,
+        known: Known,
         side: Tensor,
         mask: Tensor,
         past: Past | None,
@@ -161,47 +170,64 @@ class ConditionalCodec(TransformCodec):
         """Decoded deviation and symbols (int32), taken off the coder; mask (batch, tokens, 1)."""
         raise NotImplementedError
 
-    def decoded(self, base: Tensor | float, mean: Tensor, symbols: Tensor) -> Tensor:
-        """The deviation from base, mean and symbols; what is predicted of it is kept as it is."""
+    def decoded(self, base: Tensor | float, mean: Tensor, increment: Tensor) -> Tensor:
+        """The deviation from base, mean and what symbols add; what is predicted is kept."""
         if isinstance(base, Tensor):
             mean = mean - self.latent(base)
-        return base + self.reconstruct(mean + self.gain * symbols)
+        return base + self.reconstruct(mean + increment)
 
-    def side(self, latent: Tensor, memories: list[Memory] | None = None) -> Tensor:
+    def side(self, latent: Tensor, known: Known, memories: list[Memory] | None = None) -> Tensor:
         """Side values before rounding, (batch, tokens, side)."""
         if self.side_analysis is None:
             return latent[..., :0]
-        return self.side_analysis(self.normalised(latent), memories)
+        return self.side_analysis(self.with_level(self.normalised(latent), known), memories)
+
+    def with_level(self, inputs: Tensor, known: Known) -> Tensor:
+        """A network's inputs, and the level of each token where codecs have levels."""
+        if self.levels is None:
+            return inputs
+        levels = torch.zeros_like(inputs[..., :1]) if known.levels is None else known.levels
+        return torch.cat([inputs, levels.to(inputs) / _LEVELS_AN_INPUT], -1)
 
     def normalised(self, latent: Tensor) -> Tensor:
         """A latent as the networks see it: in its scales, and sinks clipped."""
         return (latent / self.log_scale.to(latent).exp()).clamp(-_CLIP, _CLIP)
 
-    def parameters_from(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the scale of each latent from the prediction (…, 2 · kept)."""
+    def parameters_from(self, outputs: Tensor, known: Known) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the scale of each latent from the prediction (…, 2 · kept).
+
+        The mean in steps of level zero, the scale in those of the token.
+        """
         mean, log_ratio = outputs.chunk(2, dim=-1)
         low, high = math.log(LOWEST_SCALE), math.log(HIGHEST_SCALE)
-        return mean, (self.log_scale + log_ratio).clamp(low, high)
+        log_scale = self.log_scale + log_ratio
+        if known.levels is not None:
+            log_scale = log_scale - UNIT * known.levels
+        return mean, log_scale.clamp(low, high)
 
-    def positions_from(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def positions_from(self, outputs: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """Mean of each latent, and where its scale lies among the tables."""
         mean, log_ratio = outputs.chunk(2, dim=-1)
-        return mean, table_positions(self.log_scale, log_ratio)
+        return mean, table_positions(self.log_scale, log_ratio, known.shift)
 
-    def _side_symbols(self, deviation: Tensor, latent: Tensor, past: Past | None) -> Tensor:
+    def _side_symbols(
+        self, deviation: Tensor, latent: Tensor, known: Known, past: Past | None
+    ) -> Tensor:
         """Integer side values (batch, tokens, side), as float64 finds them.
 
         On whole sequences float32 is faster and nearly always enough.
         """
         exact = self.exact()
         if past:
-            values = exact.side(exact.latent(deviation.double()), past.memories.get("side"))
+            latent = exact.latent(deviation.double())
+            values = exact.side(latent, known, past.memories.get("side"))
             return values.round_().to(torch.int32)
-        values = self.side(latent)
+        values = self.side(latent, known)
         symbols, doubtful = values.round(), near_half(values, FLOAT32_ERROR)
         rows = doubtful.any(-1)
         if rows.any():
             inputs = exact.normalised(exact.latent(deviation[rows].double()))
+            inputs = exact.with_level(inputs, known.rows(rows))
             places = doubtful[rows].nonzero(as_tuple=True)
             symbols[doubtful] = exact.side_analysis.at(inputs, *places).round_().to(symbols)
         return symbols.to(torch.int32)

@@ -24,9 +24,10 @@ from splitcodec.codecs.conditional import ConditionalCodec
 from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import DirectAccessHyperparameters
 from splitcodec.codecs.klt import Klt
+from splitcodec.codecs.levels import Known, in_steps
 from splitcodec.codecs.transform import Past, straight_through
 from splitcodec.coding.entropy import Decoder
-from splitcodec.densities.location_scale import log_scales_at
+from splitcodec.densities.location_scale import log_scales_at, table_positions
 
 
 class DirectAccess(ConditionalCodec):
@@ -60,20 +61,21 @@ class DirectAccess(ConditionalCodec):
         return [*super().linear_maps(), *([] if history is None else [history])]
 
     def predict(
-        self, deviation: Tensor, offsets: Tensor, latent: Tensor, side: Tensor
+        self, deviation: Tensor, known: Known, latent: Tensor, side: Tensor
     ) -> tuple[Tensor | float, Tensor, Tensor]:
         """In training all tokens at once, with rounded latents as context; in evaluation token by
         token, as coding does."""
         if not self.training:
-            _, base, mean, positions = self._quantised(latent.double(), offsets, side)
+            _, base, mean, positions = self._quantised(latent.double(), known, side)
             base = base.to(latent) if isinstance(base, Tensor) else base
             return base, mean.to(latent), log_scales_at(positions).to(latent)
-        earlier = functional.pad(straight_through(latent)[:, :-1], (0, 0, 1, 0))
-        inputs = torch.cat([self.normalised(earlier), side], -1)
-        mean, log_scale = self.parameters_from(self.prediction(inputs))
+        rounded = self._rounded(latent, known)
+        earlier = functional.pad(rounded[:, :-1], (0, 0, 1, 0))
+        inputs = self.with_level(torch.cat([self.normalised(earlier), side], -1), known)
+        mean, log_scale = self.parameters_from(self.prediction(inputs), known)
         if self.history is None:
             return 0.0, mean, log_scale
-        base = self._from_history(self._approximately_decoded(deviation, offsets) + offsets)
+        base = self._from_history(self._approximately_decoded(deviation, known) + known.offsets)
         return base, mean + self.latent(base), log_scale
 
     def start(self, batch: int = 1, tokens: int = 64) -> Past:
@@ -86,18 +88,18 @@ class DirectAccess(ConditionalCodec):
         return past
 
     def quantise(
-        self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
+        self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ConditionalCodec."""
         exact = self.exact().latent(deviation.double())
-        symbols, _, _, positions = self._quantised(exact, offsets, side, past)
+        symbols, _, _, positions = self._quantised(exact, known, side, past)
         return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
 
     def dequantise(
         self,
         coder: Decoder,
         signals: Signals,
-        offsets: Tensor,
+        known: Known,
         side: Tensor,
         mask: Tensor,
         past: Past | None,
@@ -108,9 +110,10 @@ class DirectAccess(ConditionalCodec):
             indexes = signals.indexes(positions[:, None], token)[:, 0]
             return coder.pop(indexes.masked_fill_(~mask[:, token], -1), self.tables("latent"))
 
-        symbols, base, mean, _ = self._walk(offsets, side, decoded, past)
+        symbols, base, mean, positions = self._walk(known, side, decoded, past)
         base = base.float() if isinstance(base, Tensor) else base
-        return self.decoded(base, mean.float(), symbols.float()), symbols.to(torch.int32)
+        increment = self.increment(symbols.float(), positions, known).float()
+        return self.decoded(base, mean.float(), increment), symbols.to(torch.int32)
 
     def _from_history(self, earlier: Tensor) -> Tensor:
         """The linear prediction of each token from the one before.
@@ -121,31 +124,38 @@ class DirectAccess(ConditionalCodec):
         usable = earlier.square().sum(-1, keepdim=True) < self.sink_energy
         return functional.pad((earlier * usable)[:, :-1] @ self.history.T, (0, 0, 1, 0))
 
-    def _approximately_decoded(self, deviation: Tensor, offsets: Tensor) -> Tensor:
+    def _rounded(self, latent: Tensor, known: Known) -> Tensor:
+        """A latent rounded to steps of its tokens, with the gradient of the latent."""
+        if known.levels is None:
+            return straight_through(latent)
+        return straight_through(in_steps(latent, known.steps)) * known.steps.to(latent)
+
+    def _approximately_decoded(self, deviation: Tensor, known: Known) -> Tensor:
         """What decoding will give, had every token been predicted from the exact one before.
 
         The error that a true walk would make has the same statistics, and all tokens are computed
         at once.
         """
         with torch.no_grad():
-            base = self._from_history(deviation + offsets)
-            symbols = self.latent(deviation - base).round()
-            return base + self.reconstruct(self.gain * symbols)
+            base = self._from_history(deviation + known.offsets)
+            symbols = in_steps(self.latent(deviation - base), known.steps).round()
+            positions = table_positions(self.log_scale, 0.0 * symbols, known.shift)
+            return base + self.reconstruct(self.increment(symbols, positions, known).to(base))
 
     def _quantised(
-        self, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None = None
+        self, latent: Tensor, known: Known, side: Tensor, past: Past | None = None
     ) -> tuple[Tensor, ...]:
         """Symbols, base, mean and position among the tables, as the decoder will find them."""
 
         def rounded(token: int, mean: Tensor, positions: Tensor) -> Tensor:
-            return (latent[:, token] - mean).round()
+            return in_steps(latent[:, token] - mean, known.at(token).steps).round()
 
-        return self._walk(offsets, side, rounded, past)
+        return self._walk(known, side, rounded, past)
 
     @torch.no_grad()
     def _walk(
         self,
-        offsets: Tensor,
+        known: Known,
         side: Tensor,
         symbols_of: Callable[[int, Tensor, Tensor], Tensor],
         past: Past | None,
@@ -159,18 +169,20 @@ class DirectAccess(ConditionalCodec):
         past = past or self.start(batch, tokens)
         steps = []
         for token, values in enumerate(side.double().unbind(1)):
+            own = known.at(token)
             inputs = torch.cat([exact.normalised(past.latent), values], -1)
+            inputs = exact.with_level(inputs, own)
             outputs = exact.prediction.step(inputs, past.memories["prediction"])
-            mean, positions = exact.positions_from(outputs)
+            mean, positions = exact.positions_from(outputs, own)
             base = past.deviation[:, :0]
             if exact.history is not None:
                 base = exact._from_history(past.deviation[:, None].expand(-1, 2, -1))[:, 1]
                 mean = mean + exact.latent(base)
             symbols = symbols_of(token, mean, positions).double()
-            past.latent = mean + symbols
+            past.latent = mean + own.steps * symbols
             if exact.history is not None:
-                decoded = exact.decoded(base, mean, symbols)
-                past.deviation = decoded + offsets[..., token, :].double()
+                decoded = exact.decoded(base, mean, exact.increment(symbols, positions, own))
+                past.deviation = decoded + own.offsets.double()
             steps.append((symbols, base, mean, positions))
         symbols, base, mean, positions = (torch.stack(p, 1) for p in zip(*steps, strict=True))
         return symbols, 0.0 if self.history is None else base, mean, positions

@@ -10,6 +10,7 @@ from torch import Tensor
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import FactorisedHyperparameters
 from splitcodec.codecs.klt import Klt
+from splitcodec.codecs.levels import Known
 from splitcodec.codecs.transform import CHANNELWISE, straight_through
 from splitcodec.densities.channelwise import ChannelwiseDensity, logistic_scale
 
@@ -46,7 +47,7 @@ class Factorised(ChannelwiseCodec):
         super().start_from(klt)
         self.latent_density.initialise(logistic_scale(klt.scales()))
 
-    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """See TransformCodec."""
         latent = self.latent(deviation)
         rate = self.latent_density.bits(self.noisy(latent)).sum(-1)

@@ -31,6 +31,12 @@ class KltHyperparameters(Hyperparameters):
         description="send token ids too: from the head's row of its token, the receiver predicts "
         "the representation, and only the rest is coded",
     )
+    levels: NonNegativeInt = Field(
+        0,
+        le=16,
+        description="how many step sizes finer, and as many coarser, tokens may choose: those that "
+        "the model cares about get more bits, and one codec serves several λ; 0: one step for all",
+    )
 
 
 class TrainedHyperparameters(KltHyperparameters):
@@ -50,6 +56,7 @@ class FactorisedHyperparameters(TrainedHyperparameters):
     """A density for each of the KLT's latents."""
 
     density: Density = Field("factorised", description="deep factorised, or a Fourier basis")
+    levels: Literal[0] = Field(0, description="none: densities have a shape, not a scale")
 
 
 class HyperpriorHyperparameters(TrainedHyperparameters):

@@ -11,6 +11,7 @@ from torch import Tensor
 from splitcodec.codecs.conditional import FLOAT32_ERROR, ConditionalCodec
 from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
+from splitcodec.codecs.levels import Known, in_steps
 from splitcodec.codecs.transform import Past, near_half
 from splitcodec.coding.entropy import Decoder
 from splitcodec.errors import BitstreamError
@@ -45,64 +46,73 @@ class Hyperprior(ConditionalCodec):
             self._single_precision = False
 
     def predict(
-        self, deviation: Tensor, offsets: Tensor, latent: Tensor, side: Tensor
+        self, deviation: Tensor, known: Known, latent: Tensor, side: Tensor
     ) -> tuple[float, Tensor, Tensor]:
         """See ConditionalCodec."""
-        return 0.0, *self.parameters_from(self.prediction(side))
+        return 0.0, *self.parameters_from(self.prediction(self.with_level(side, known)), known)
 
     def quantise(
-        self, deviation: Tensor, latent: Tensor, offsets: Tensor, side: Tensor, past: Past | None
+        self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ConditionalCodec; float64 only for tokens of which float32 leaves something open."""
         if past:
-            return self._quantise_exactly(deviation, side, past)
+            return self._quantise_exactly(deviation, known, side, past)
         exact = self.exact()
-        mean, positions = self._roughly_from_side(side)
-        residual = latent - mean
+        mean, positions = self._roughly_from_side(side, known)
+        residual = in_steps(latent - mean, known.steps)
         symbols = residual.round()
-        unsure = self.doubtful(deviation, residual, FLOAT32_ERROR)
+        unsure = self.doubtful(deviation, residual, FLOAT32_ERROR, known.steps)
         unsure |= near_half(positions, BOUND + FLOAT32_ERROR)
         unsure[:, -1] = True  # so that there are always some that show what float32 does
-        outputs = exact.prediction.at(side.double(), *unsure.nonzero(as_tuple=True))
-        true_mean, true_positions = exact.positions_from(outputs)
+        inputs = exact.with_level(side.double(), known)
+        outputs = exact.prediction.at(inputs, *unsure.nonzero(as_tuple=True))
+        own = known.rows(unsure)
+        true_mean, true_positions = exact.positions_from(outputs, own)
         errors = true_mean - mean[unsure], true_positions - positions[unsure]
         if not all((error.abs() <= FLOAT32_ERROR / 2).all() for error in errors):
-            return self._quantise_exactly(deviation, side, past)
+            return self._quantise_exactly(deviation, known, side, past)
         true_latent = exact.latent(deviation[unsure].double())
-        symbols[unsure] = (true_latent - true_mean).round_().to(symbols)
+        symbols[unsure] = in_steps(true_latent - true_mean, own.steps).round_().to(symbols)
         positions[unsure] = true_positions
         return symbols.to(torch.int32), positions, unsure
 
     def _quantise_exactly(
-        self, deviation: Tensor, side: Tensor, past: Past | None
+        self, deviation: Tensor, known: Known, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same, all in float64."""
-        mean, positions = self._from_side(side, past)
-        symbols = (self.exact().latent(deviation.double()) - mean).round_()
+        mean, positions = self._from_side(side, known, past)
+        residual = self.exact().latent(deviation.double()) - mean
+        symbols = in_steps(residual, known.steps).round_()
         return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
 
     def dequantise(
         self,
         coder: Decoder,
         signals: Signals,
-        offsets: Tensor,
+        known: Known,
         side: Tensor,
         mask: Tensor,
         past: Past | None,
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
         roughly = self._single_precision
-        mean, positions = self._roughly_from_side(side) if roughly else self._from_side(side, past)
+        of = self._roughly_from_side if roughly else self._from_side
+        mean, positions = of(side, known, past)
         indexes = signals.indexes(positions).masked_fill_(~mask, -1)
         symbols = coder.pop(indexes, self.tables("latent"))
-        return self.decoded(0.0, mean.float(), symbols), symbols
+        increment = self.increment(symbols, positions, known)
+        return self.decoded(0.0, mean.float(), increment.float()), symbols
 
-    def _from_side(self, side: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
+    def _from_side(self, side: Tensor, known: Known, past: Past | None) -> tuple[Tensor, Tensor]:
         """Mean of each latent and where its scale lies among the tables, float64."""
         exact = self.exact()
         memories = past.memories["prediction"] if past else None
-        return exact.positions_from(exact.prediction(side.double(), memories))
+        inputs = exact.with_level(side.double(), known)
+        return exact.positions_from(exact.prediction(inputs, memories), known)
 
-    def _roughly_from_side(self, side: Tensor) -> tuple[Tensor, Tensor]:
+    def _roughly_from_side(
+        self, side: Tensor, known: Known, past: Past | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The same by the float32 network, whose outputs alone are rounded."""
-        return self.exact().positions_from(self.prediction(side.float()))
+        inputs = self.with_level(side.float(), known)
+        return self.exact().positions_from(self.prediction(inputs), known)

@@ -9,6 +9,7 @@ divergence + λ · bits by exact counts over a sample. Channels not worth their 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +18,15 @@ from torch import Tensor
 from splitcodec.activations.moments import SINK_RATIO, Moments, Sample
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import KltHyperparameters
-from splitcodec.densities.location_scale import Gaussian, scale_indexes, table_scales
+from splitcodec.codecs.levels import TABLES_A_LEVEL, Known, TokenWeights, in_steps
+from splitcodec.densities.location_scale import SCALES, Gaussian, scale_indexes, table_scales
 
 _STEP_RATIOS = torch.logspace(-0.3, 0.45, 11)
 _REACH = 288
+_MOST_SENSITIVE = 2.0
+"""Channels are coded that are worth it for a token of so many times the mean sensitivity."""
+_SEEN_BEFORE = 10.0
+"""Energy of symbols that the gain of a Gaussian counts for, where a table was hardly used."""
 _HISTORY_RIDGE = 1e-3
 """Share of the variance of the token before that stands for uncertain statistics."""
 _ROWS_RIDGE = 3e-3
@@ -56,14 +62,17 @@ class Klt(ChannelwiseCodec):
         """The table of each channel's scale."""
         return self.scale_index
 
-    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """Rate under the table scales."""
-        symbols = self.latent(deviation).round()
-        rate = self.gaussian.bits(symbols, self.scales().to(symbols)).sum(-1)
-        return self.reconstruct(self.gain * symbols), rate
+        symbols = in_steps(self.latent(deviation), known.steps).round()
+        positions = self.positions(known)
+        scales = self.scales() if positions is None else table_scales()[positions]
+        rate = self.gaussian.bits(symbols, scales.to(symbols)).sum(-1)
+        increment = self.increment(symbols, positions, known)
+        return self.reconstruct(increment.to(symbols)), rate
 
     def scales(self) -> Tensor:
-        """The standard deviation of each channel in steps, (kept,) float64."""
+        """The standard deviation of each channel in steps of level zero, (kept,) float64."""
         return table_scales().to(self.scale_index.device)[self.scale_index.long()]
 
 
@@ -159,14 +168,19 @@ def fit_klt(
     moments: Moments,
     sensitivity: Tensor,
     sample: Sample,
-    rate_weight: float,
+    rate_weight: float | Sequence[float],
+    weights: TokenWeights | None = None,
 ) -> Klt:
     """The closed-form codec at λ = `rate_weight` (nats a bit), from statistics alone.
 
-    `sensitivity` (channels, channels) float64; `sample` chooses the steps. Where the moments have a
+    `sensitivity` (channels, channels) float64; `sample` chooses the steps. With the hyper-parameter
+    `levels` the codec needs `weights`, may be for several λ, and starts at their geometric mean:
+    level zero has the steps of that one. Where the moments have a
     context (token, decoded token before), what it predicts linearly is not coded: the transform is
     that of the residual, and the codec gets the prediction as `token_map` and `history`.
     """
+    several = [rate_weight] if isinstance(rate_weight, float) else list(rate_weight)
+    rate_weight = middle(several)
     shrinkage, channels = hyperparameters.shrinkage, len(moments.mean)
     covariance, residuals = moments.covariance, sample.values.double() - moments.mean
     prediction = torch.zeros(channels, 0, dtype=torch.float64)
@@ -176,8 +190,11 @@ def fit_klt(
         prediction, covariance = _wiener(moments, noise)
         residuals = residuals - sample.context_with_noise(noise) @ prediction.T
     forward, backward = whitened_transform(covariance, sensitivity, shrinkage)
-    chosen = choose_quantisation((residuals @ forward.T).float(), rate_weight)
-    coded = chosen.coded
+    latents = (residuals @ forward.T).float()
+    chosen, coded = choose_quantisation(latents, rate_weight), None
+    if hyperparameters.levels:
+        coded = choose_quantisation(latents, min(several) / _MOST_SENSITIVE).coded
+    coded = chosen.coded if coded is None else coded
     steps = chosen.steps[coded].double()
     shape = {"kept": int(coded.sum()), "vocabulary": len(moments.counts)}
     codec = Klt("klt", channels, hyperparameters, **shape)
@@ -194,8 +211,56 @@ def fit_klt(
     if moments.context and moments.context.history:
         codec.history = prediction[:, :channels].float()
         codec.sink_energy = SINK_RATIO * moments.covariance.trace().float()
+    if hyperparameters.levels:
+        codec.levels.start_from(weights)
+        ratios = [own / rate_weight for own in several]
+        _fit_levels(codec, latents[:, coded] / steps.float(), sample.values, ratios)
     codec.update()
     return codec
+
+
+def middle(rate_weights: Sequence[float]) -> float:
+    """The geometric mean of several λ."""
+    return math.exp(sum(map(math.log, rate_weights)) / len(rate_weights))
+
+
+def _fit_levels(codec: Klt, latents: Tensor, values: Tensor, ratios: list[float]) -> None:
+    """Tables and gains of latents (samples, kept) in steps, of tokens that choose their levels.
+
+    `values` (samples, channels) are the tokens. `ratios`: of each λ to that of level zero.
+    """
+    rates = torch.zeros(codec.kept, SCALES)
+    bits, every = Gaussian().table_bits(_REACH).float(), torch.arange(SCALES)
+    chosen = []
+    for ratio in ratios:
+        codec.levels.set_rate(ratio)
+        chosen.append(Known(values, codec.levels.choose(values)[:, None]))
+    codec.levels.set_rate(1.0)
+    codec.levels.count(values)
+    symbols = [in_steps(latents, known.steps).round() for known in chosen]
+    for known, own in zip(chosen, symbols, strict=True):
+        for level in known.levels.unique().tolist():
+            here = own[known.levels[:, 0] == level]
+            shifted = (every - TABLES_A_LEVEL * level).clamp(0, SCALES - 1)
+            rates += len(here) * (_histograms(here) @ bits[shifted].T)
+    codec.scale_index.copy_(rates.argmin(-1))
+    energy = torch.full((SCALES,), _SEEN_BEFORE, dtype=torch.float64)
+    wanted = energy * _gaussian_gain(table_scales())
+    for known, own in zip(chosen, symbols, strict=True):
+        tables = codec.positions(known).flatten()
+        exact = in_steps(latents, known.steps)
+        energy += torch.bincount(tables, own.square().flatten().double(), SCALES)
+        wanted += torch.bincount(tables, (exact * own).flatten().double(), SCALES)
+    codec.table_gain.copy_((wanted / energy).clamp(0.5, 1.5))
+
+
+def _gaussian_gain(scales: Tensor) -> Tensor:
+    """E[x ⌊x⌉] / E[⌊x⌉²] of a Gaussian of each scale; float64."""
+    symbols = torch.arange(1, _REACH + 1, dtype=torch.float64)[:, None]
+    edges = [(symbols - 0.5) / scales, (symbols + 0.5) / scales]
+    density = [torch.exp(-edge.square() / 2) / math.sqrt(2 * math.pi) for edge in edges]
+    mass = torch.special.ndtr(-edges[0]) - torch.special.ndtr(-edges[1])
+    return (symbols * scales * (density[0] - density[1])).sum(0) / (symbols.square() * mass).sum(0)
 
 
 def _wiener(moments: Moments, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ Symbols are coded by densities: a codec names them in `densities`, and each one'
 kept, and saved, under its name.
 
 A sequence's payload is a u32, little-endian, the CRC-32 of its symbols, and one rANS stream of
-them: token ids where they are sent, then what the codec adds.
+them: token ids where they are sent, levels where there are some, then what the codec adds.
 
 All that decides a symbol is as float64 computes it, so that symbols do not depend on threads,
 batch, padding or device, nor on whether tokens come at once or one by one. The reconstruction is
@@ -33,6 +33,7 @@ from splitcodec.codecs.base import Codec, Estimate
 from splitcodec.codecs.checksum import seal, trim, unseal
 from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
+from splitcodec.codecs.levels import Known, Levels
 from splitcodec.codecs.networks import Memory
 from splitcodec.codecs.streaming import CheckedStream
 from splitcodec.coding import entropy
@@ -40,7 +41,7 @@ from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.factorised import DeepFactorised
 from splitcodec.densities.fourier import FourierBasis
-from splitcodec.densities.location_scale import LocationScale
+from splitcodec.densities.location_scale import SCALES, LocationScale
 from splitcodec.densities.tokens import DIGIT, TokenUnigram
 from splitcodec.errors import InputError
 
@@ -72,7 +73,8 @@ class TransformCodec(Codec):
 
     Subclasses code the deviation of the representation from its mean. With the hyper-parameter
     `tokens` the mean is that of the token at hand: ids go first, and the mean is linear in the
-    head's row of the id, which `attach` provides.
+    head's row of the id, which `attach` provides. With `levels` each token is quantised at a step
+    of its own, and the reconstruction gain belongs to the coding table instead of the channel.
     """
 
     hyperparameters: KltHyperparameters
@@ -97,6 +99,10 @@ class TransformCodec(Codec):
         if hyperparameters.tokens:
             self.token_map = nn.Parameter(torch.zeros(channels, channels), requires_grad=False)
             self.register_buffer("row_mean", torch.zeros(channels))
+        self.levels = None
+        if hyperparameters.levels:
+            self.levels = Levels(channels, hyperparameters.levels)
+            self.table_gain = nn.Parameter(torch.ones(SCALES), requires_grad=False)
         self._embedding: Tensor | None = None
         self._exact: tuple[list[tuple[int, int]], Self] | None = None
 
@@ -119,7 +125,10 @@ class TransformCodec(Codec):
         rounding in the reconstruction (Minnen and Singh 2020)."""
         mask = mask_of(lengths, representation.shape[1])
         means, offsets = self.means(tokens, representation.shape[1])
-        deviation, bits = self.estimate(representation - means, offsets)
+        known = Known(offsets, self._choose_levels(representation))
+        deviation, bits = self.estimate(representation - means, known)
+        if self.levels:
+            bits = bits + self.levels.bits(known.levels[..., 0], self.tables("level"))
         if self.sends_tokens:
             bits = bits + self.token_density.bits(tokens, self.tables("token"))
         return Estimate((deviation + means) * mask[..., None], bits * mask)
@@ -165,12 +174,17 @@ class TransformCodec(Codec):
         coder = Encoder()
         if self.sends_tokens:
             self._encode_tokens(coder, tokens, mask[..., 0])
+        known = Known(offsets, self._choose_levels(representation))
+        if self.levels:
+            levels = self.levels.symbols(known.levels).to(torch.int32)
+            coder.put(levels, _first_table(mask), self.tables("level"))
         with plain_arithmetic():
             deviation = representation.to(means.dtype) - means
-            symbols = self.encode(coder, deviation, offsets, mask, past)
+            symbols = self.encode(coder, deviation, known, mask, past)
         if past:
             past.tokens += representation.shape[1]
         sent = [tokens.to(torch.int32)] if self.sends_tokens else []
+        sent += [levels] if self.levels else []
         return coder.finish(), trim(lengths, *sent, *symbols)
 
     @torch.no_grad()
@@ -183,12 +197,17 @@ class TransformCodec(Codec):
         if self.sends_tokens:
             tokens = self._decode_tokens(coder, mask[..., 0])
         means, offsets = self.means(tokens, mask.shape[1], past.tokens if past else 0)
+        known = Known(offsets)
+        if self.levels:
+            levels = coder.pop(_first_table(mask), self.tables("level"))
+            known = Known(offsets, self.levels.levels(levels))
         with plain_arithmetic():
-            deviation, symbols = self.decode(coder, offsets, mask, past)
+            deviation, symbols = self.decode(coder, known, mask, past)
         coder.finish()
         if past:
             past.tokens += mask.shape[1]
         sent = [tokens.to(torch.int32)] if self.sends_tokens else []
+        sent += [levels] if self.levels else []
         return (deviation + means) * mask, trim(lengths, *sent, *symbols)
 
     def exact(self) -> Self:
@@ -201,21 +220,18 @@ class TransformCodec(Codec):
             self._exact = state, copy.deepcopy(self, shared).double()
         return self._exact[1]
 
-    def estimate(self, deviation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """What is decoded of a deviation (batch, tokens, channels), and bits (batch, tokens).
-
-        `offsets` (…, tokens, channels): the part of the mean that is due to token ids.
-        """
+    def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
+        """What is decoded of a deviation (batch, tokens, channels), and bits (batch, tokens)."""
         raise NotImplementedError
 
     def encode(
-        self, coder: Encoder, deviation: Tensor, offsets: Tensor, mask: Tensor, past: Past | None
+        self, coder: Encoder, deviation: Tensor, known: Known, mask: Tensor, past: Past | None
     ) -> list[Tensor]:
         """Put the symbols of a deviation into the coder; returns them. mask (batch, tokens, 1)."""
         raise NotImplementedError
 
     def decode(
-        self, coder: Decoder, offsets: Tensor, mask: Tensor, past: Past | None
+        self, coder: Decoder, known: Known, mask: Tensor, past: Past | None
     ) -> tuple[Tensor, list[Tensor]]:
         """The decoded deviation (batch, tokens, channels), and the symbols."""
         raise NotImplementedError
@@ -239,17 +255,36 @@ class TransformCodec(Codec):
         return positions + offsets, offsets
 
     def latent(self, deviation: Tensor) -> Tensor:
-        """(batch, tokens, kept), in quantiser steps."""
+        """(batch, tokens, kept), in quantiser steps of level zero."""
         return deviation @ self.analysis.T
 
-    def doubtful(self, deviation: Tensor, residual: Tensor, error: float = 0.0) -> Tensor:
+    def doubtful(
+        self,
+        deviation: Tensor,
+        residual: Tensor,
+        error: float = 0.0,
+        steps: Tensor | float = 1.0,
+    ) -> Tensor:
         """Tokens, (batch, tokens), of which float32 may round a value to the wrong side.
 
-        `residual`: the latent of the deviation, less what is known to an `error`.
+        `residual`: the latent of the deviation, less what is known to an `error`, in `steps`.
         """
         largest_row = functional.pad(self.analysis.norm(dim=-1), (0, 1)).max()  # 0 if none is kept
         size = deviation.norm(dim=-1, keepdim=True) * largest_row
-        return near_half(residual, _FLOAT32_ERROR * size + error)
+        return near_half(residual, (_FLOAT32_ERROR * size + error) / steps)
+
+    def increment(self, symbols: Tensor, positions: Tensor | None, known: Known) -> Tensor:
+        """What symbols add to a latent: (batch, tokens, kept), in steps of level zero.
+
+        `positions`: of their scales among the coding tables. Gains between two tables are
+        interpolated, so that what two machines decode differs as little as their positions do.
+        """
+        if self.levels is None:
+            return self.gain * symbols
+        lower = positions.detach().floor().long().clamp(0, SCALES - 2)
+        share = positions - lower
+        gain = (1 - share) * self.table_gain[lower] + share * self.table_gain[lower + 1]
+        return gain * known.steps * symbols
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """The deviation (batch, tokens, channels) of a decoded latent."""
@@ -263,9 +298,10 @@ class TransformCodec(Codec):
             shape["vocabulary"] = len(state["token_density.counts"])
         return shape
 
-    def densities(self) -> dict[str, ChannelwiseDensity | LocationScale | TokenUnigram]:
+    def densities(self) -> dict[str, ChannelwiseDensity | LocationScale | TokenUnigram | Levels]:
         """What the symbols are coded under, by the name of its tables; subclasses add theirs."""
-        return {"token": self.token_density} if self.token_density else {}
+        token = {"token": self.token_density} if self.token_density else {}
+        return token | ({"level": self.levels} if self.levels else {})
 
     def priors(self) -> list[nn.Parameter]:
         """The parameters of the densities, which learn faster than networks."""
@@ -289,6 +325,9 @@ class TransformCodec(Codec):
                 self.token_map.copy_(klt.token_map)
                 self.row_mean.copy_(klt.row_mean)
                 self.token_density.counts.copy_(klt.token_density.counts)
+            if self.levels:
+                self.levels.load_state_dict(klt.levels.state_dict())
+                self.table_gain.copy_(klt.table_gain)
 
     def update(self) -> None:
         """Rebuild the coding tables after training; call before saving or coding."""
@@ -303,6 +342,10 @@ class TransformCodec(Codec):
         """Coding tables kept under `name`."""
         parts = {f.name: getattr(self, f"{name}_{f.name}") for f in fields(entropy.Tables)}
         return entropy.Tables(**parts)
+
+    def _choose_levels(self, representation: Tensor) -> Tensor | None:
+        """(batch, tokens, 1) int64, where tokens have levels."""
+        return self.levels.choose(representation)[..., None] if self.levels else None
 
     def _encode_tokens(self, coder: Encoder, tokens: Tensor, mask: Tensor) -> None:
         """First the upper digits of all ranks, then the lower; mask (batch, tokens)."""
@@ -331,6 +374,11 @@ class TransformCodec(Codec):
             for key in state.keys() & keys:
                 self.register_buffer(key, torch.empty_like(state[key]))
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def _first_table(mask: Tensor) -> Tensor:
+    """Indexes of the only table of a part of the stream; of the mask's shape."""
+    return torch.where(mask, 0, -1).to(torch.int32)
 
 
 def near_half(values: Tensor, error: Tensor | float) -> Tensor:

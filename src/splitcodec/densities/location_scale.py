@@ -16,7 +16,7 @@ from splitcodec.coding.entropy import Tables, quantise_tables
 
 SCALES = 64
 LOWEST_SCALE, HIGHEST_SCALE = 0.11, 64.0
-_STEP = math.log(HIGHEST_SCALE / LOWEST_SCALE) / (SCALES - 1)
+TABLE_STEP = math.log(HIGHEST_SCALE / LOWEST_SCALE) / (SCALES - 1)
 _LEAST_LIKELIHOOD = 2.0**-24
 _COMPONENTS = 3
 
@@ -26,18 +26,23 @@ def table_scales() -> Tensor:
     return log_scales_at(torch.arange(SCALES, dtype=torch.float64)).exp()
 
 
-def table_positions(log_scales: Tensor, log_ratios: Tensor) -> Tensor:
+def table_positions(log_scales: Tensor, log_ratios: Tensor, shift: Tensor | int = 0) -> Tensor:
     """Where scales lie among the coding tables, 0 … 63, in units of a table.
 
-    `log_scales` and what is added to them, by logarithms.
+    `log_scales` and what is added to them, by logarithms; less a `shift` by whole tables.
     """
-    start = (log_scales - math.log(LOWEST_SCALE)) / _STEP
-    return torch.add(start, log_ratios, alpha=1 / _STEP).clamp_(0, SCALES - 1)
+    start = (log_scales - math.log(LOWEST_SCALE)) / TABLE_STEP - shift
+    return torch.add(start, log_ratios, alpha=1 / TABLE_STEP).clamp_(0, SCALES - 1)
+
+
+def positions_of(log_scales: Tensor) -> Tensor:
+    """Where scales lie among the coding tables, of the scales' type."""
+    return (log_scales - math.log(LOWEST_SCALE)) / TABLE_STEP
 
 
 def log_scales_at(positions: Tensor) -> Tensor:
     """The logarithms of the scales at positions among the coding tables."""
-    return math.log(LOWEST_SCALE) + _STEP * positions
+    return math.log(LOWEST_SCALE) + TABLE_STEP * positions
 
 
 def scale_indexes(scales: Tensor) -> Tensor:

@@ -1,10 +1,17 @@
 """Which codecs are trained, in which mode, and which need no training."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
 
-from splitcodec.codecs.catalogue import CODERS, hyperparameters_of, is_baseline
+from splitcodec.codecs.catalogue import (
+    CODERS,
+    LOG_RATE_WEIGHT_A_LEVEL,
+    hyperparameters_of,
+    is_baseline,
+)
 from splitcodec.errors import SettingsError
 from splitcodec.settings.base import Different, Name, PositiveFloat, Strict
 from splitcodec.settings.optimisation import Tuning
@@ -24,6 +31,9 @@ class Codec(Strict):
     )
     lambdas: Annotated[list[PositiveFloat], Different] = Field(
         [], description="λ: nats a token that one bit a token is worth; none for fp16 and integers"
+    )
+    shared: bool = Field(
+        False, description="train one codec, with levels, for all λ from the least to the largest"
     )
     seeds: Annotated[list[NonNegativeInt], Different] = Field(
         [], description="of this codec alone; the experiment's if left out"
@@ -70,7 +80,8 @@ class Codec(Strict):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Codec, mode and λ go together."""
-        check_mode(self.codec, self.mode)
+        levels = self.set.get("levels", 0)
+        check_mode(self.codec, self.mode, levels, self.lambdas if self.shared else [])
         if is_baseline(self.codec) and self.mode == "frozen":
             raise ValueError(f"{self.codec} has nothing to learn; name it under baselines")
         if is_baseline(self.codec) and self.lambdas:
@@ -87,10 +98,19 @@ def changes_front(mode: str) -> bool:
     return mode.startswith("end-to-end")
 
 
-def check_mode(codec: str, mode: Mode) -> None:
-    """Raise ValueError for a codec that has nothing to learn in this mode."""
-    if codec == "klt" and mode.startswith("end-to-end"):
+def check_mode(codec: str, mode: Mode, levels: int, shared: Sequence[float]) -> None:
+    """Raise ValueError for a codec that cannot learn in this mode, or all `shared` λ."""
+    if codec == "klt" and changes_front(mode):
         raise ValueError("klt has no gradient; it goes with the modes frozen and back")
+    if levels and changes_front(mode):
+        raise ValueError("levels follow the sensitivity of a fixed front; end to end has none")
+    if not shared:
+        return
+    if mode != "frozen":
+        raise ValueError("one codec for several λ goes with mode frozen")
+    least = math.ceil(math.log(max(shared) / min(shared)) / (2 * LOG_RATE_WEIGHT_A_LEVEL))
+    if levels < least:
+        raise ValueError(f"one codec for these λ needs levels, {least} or more")
 
 
 class Baselines(Strict):

@@ -3,10 +3,11 @@
 Two phases. *fit*: the networks learn to predict the latent, minimising the rate alone, since with
 transform and steps fixed the distortion is fixed. *polish*: everything learns, minimising the
 divergence through the frozen back plus λ · rate; the validation partition then chooses between
-the codec before and after.
+the codec before and after. A codec for several λ sees them in turn, at levels that fit them, and
+its losses are weighted so that each λ counts alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
 from splitcodec.codecs.hyperparameters import KltHyperparameters, TrainedHyperparameters
-from splitcodec.codecs.klt import Klt, fit_klt
+from splitcodec.codecs.klt import Klt, fit_klt, middle
 from splitcodec.codecs.registry import build_codec
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence
 from splitcodec.training.loop import Figures, Log, Loop, Phase, recipe_of, sequences_of_step
+from splitcodec.training.sensitivity import Sensitivity
 
 _WARM_UP = 0.1
 _VALIDATION_BATCH = 2
@@ -41,7 +43,7 @@ class TrainingData:
     """
 
     activations: Activations
-    sensitivity: Tensor
+    sensitivity: Sensitivity
     split: int
     references: Activations | None = None
     validation: tuple[Activations, Activations] | None = None
@@ -54,32 +56,42 @@ class TrainingData:
 
 
 def fit_closed_form(
-    hyperparameters: KltHyperparameters, data: TrainingData, rate_weight: float, seed: int
+    hyperparameters: KltHyperparameters,
+    data: TrainingData,
+    rate_weights: Sequence[float],
+    seed: int,
 ) -> Klt:
-    """The sensitivity-weighted KLT at λ = `rate_weight`."""
+    """The sensitivity-weighted KLT at one λ, or several."""
     embedding = data.model.embedding if hyperparameters.tokens else None
     history = getattr(hyperparameters, "history", False)
     moments = moments_of(data.activations, history=history, embedding=embedding)
     sample = sample_tokens(data.activations, hyperparameters.samples, seed, moments, embedding)
-    return fit_klt(hyperparameters, moments, data.sensitivity, sample, rate_weight)
+    return fit_klt(
+        hyperparameters,
+        moments,
+        data.sensitivity.matrix,
+        sample,
+        rate_weights,
+        data.sensitivity.weights,
+    )
 
 
 def fit_from_klt(
     name: str,
     hyperparameters: TrainedHyperparameters,
     data: TrainingData,
-    rate_weight: float,
+    rate_weights: Sequence[float],
     seed: int,
     checkpoint: Path,
     log: Log,
 ) -> TransformCodec:
     """A codec started from the KLT; resumes from `checkpoint` if it is there."""
     torch.manual_seed(seed)
-    klt = fit_closed_form(hyperparameters, data, rate_weight, seed)
+    klt = fit_closed_form(hyperparameters, data, rate_weights, seed)
     codec = start(name, hyperparameters, klt)
     if codec.sends_tokens:
         codec.attach(data.model.embedding)
-    Fitting(codec, hyperparameters, data, rate_weight, seed).run(checkpoint, log)
+    Fitting(codec, hyperparameters, data, rate_weights, seed).run(checkpoint, log)
     codec.cpu().update()
     return codec.eval()
 
@@ -96,20 +108,20 @@ def start(name: str, hyperparameters: KltHyperparameters, klt: Klt) -> Transform
 def fit_klt_codec(
     hyperparameters: KltHyperparameters,
     data: TrainingData,
-    rate_weight: float,
+    rate_weights: Sequence[float],
     seed: int,
     checkpoint: Path,
     log: Log,
 ) -> Klt:
     """The closed form alone: nothing to log, nothing to resume."""
-    return fit_closed_form(hyperparameters, data, rate_weight, seed)
+    return fit_closed_form(hyperparameters, data, rate_weights, seed)
 
 
 FITTERS: dict[str, Callable[..., Codec]] = {
     "klt": fit_klt_codec,
     **{name: partial(fit_from_klt, name) for name in ("factorised", "hyperprior", "direct-access")},
 }
-"""How each learned codec is fitted: (hyper-parameters, data, λ, seed, checkpoint, log) to codec."""
+"""How a codec is fitted: (hyper-parameters, data, every λ, seed, checkpoint, log) to codec."""
 
 
 class Fitting:
@@ -120,13 +132,14 @@ class Fitting:
         codec: TransformCodec,
         hyperparameters: TrainedHyperparameters,
         data: TrainingData,
-        rate_weight: float,
+        rate_weights: Sequence[float],
         seed: int,
     ) -> None:
         self.codec = codec.to(data.device)
         self.settings = hyperparameters
         self.data = data
-        self.rate_weight = rate_weight
+        self.rate_weights = rate_weights
+        self.rate_weight = middle(rate_weights)
         self.seed = seed
 
     def run(self, checkpoint: Path, log: Log) -> None:
@@ -153,35 +166,52 @@ class Fitting:
             data=[activations.metadata[key] for key in ("data_hash", "model_hash")],
             split=self.data.split,
             settings=settings.model_dump(),
-            λ=self.rate_weight,
+            λ=list(self.rate_weights),
             seed=self.seed,
             kept=self.codec.kept,
         )
         phases = [fit, polish] if settings.polish_steps else [fit]
         Loop(self.codec, phases, self.seed, recipe, checkpoint, log).run()
+        self._turn_to(None)
+
+    def _turn_to(self, turn: int | None) -> float:
+        """Let the codec code at the λ whose turn it is, or at the middle; returns that λ."""
+        if len(self.rate_weights) == 1:
+            return self.rate_weight
+        chosen = self.rate_weights[turn % len(self.rate_weights)] if turn is not None else None
+        self.codec.levels.set_rate((chosen or self.rate_weight) / self.rate_weight)
+        return chosen or self.rate_weight
 
     def _rate_loss(self, step: int, _: int) -> tuple[Tensor, Figures]:
+        self._turn_to(step)
         batch = self._batch(step, self.settings.batch_tokens, self.data.activations)
         estimate = self.codec(batch.representation, batch.lengths, batch.tokens)
         rate = estimate.bits.sum() / batch.lengths.sum()
         return rate + self.codec.penalty(), {"bits_per_token": rate.item()}
 
     def _full_loss(self, step: int, _: int) -> tuple[Tensor, Figures]:
+        rate_weight = self._turn_to(step)
         tokens = self.settings.polish_batch_tokens
         batch = self._batch(step, tokens, self.data.activations)
         reference = self._batch(step, tokens, self.data.references)
         rate, distortion = self._rate_and_distortion(batch, reference)
+        distortion = distortion * self.rate_weight / rate_weight
         loss = distortion + self.rate_weight * (rate + self.codec.penalty())
         return loss, {"bits_per_token": rate.item(), "distortion": distortion.item()}
 
     def _validate(self) -> Figures:
-        """Divergence + λ · rate on the validation partition, with real rounding."""
+        """Divergence + λ · rate on the validation partition, with real rounding.
+
+        Of several λ, each on every so many batches.
+        """
         stores = [store.batches(_VALIDATION_BATCH) for store in self.data.validation]
         sums = torch.zeros(3, dtype=torch.float64)
-        for batch, reference in zip(*stores, strict=True):
+        for turn, (batch, reference) in enumerate(zip(*stores, strict=True)):
+            weight = self.rate_weight / self._turn_to(turn)
             rate, distortion = self._rate_and_distortion(batch, reference)
             tokens = int(batch.lengths.sum())
-            sums += torch.tensor([rate.item() * tokens, distortion.item() * tokens, tokens])
+            own = [rate.item() * tokens, weight * distortion.item() * tokens, tokens]
+            sums += torch.tensor(own, dtype=torch.float64)
         rate, distortion = (sums[:2] / sums[2]).tolist()
         objective = distortion + self.rate_weight * rate
         return {"loss": objective, "bits_per_token": rate, "distortion": distortion}

@@ -2,8 +2,9 @@
 
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +18,10 @@ from splitcodec.activations.store import Activations
 from splitcodec.codecs.base import Codec, save_codec
 from splitcodec.codecs.catalogue import hyperparameters_of, is_baseline
 from splitcodec.codecs.hyperparameters import Hyperparameters
-from splitcodec.codecs.registry import build_codec
+from splitcodec.codecs.klt import middle
+from splitcodec.codecs.registry import build_codec, load_codec
 from splitcodec.errors import InputError, SettingsError
-from splitcodec.files import sha256_of_file, write_text
+from splitcodec.files import atomic_path, sha256_of_file, write_text
 from splitcodec.inputs.tokens import read_tokens
 from splitcodec.settings import Mode, Tuning, changes_front, check_mode, describe
 from splitcodec.splitting.model import SplitModel
@@ -43,11 +45,16 @@ class Recipe:
 
     name: str
     codec: str
-    rate_weight: float | None
+    rate_weights: tuple[float, ...]
     seed: int
     hyperparameters: Hyperparameters
     mode: Mode
     tuning: Tuning
+
+    @property
+    def rate_weight(self) -> float | None:
+        """λ, the geometric mean of several; None for a baseline."""
+        return middle(self.rate_weights) if self.rate_weights else None
 
     @property
     def tuned(self) -> bool:
@@ -84,7 +91,7 @@ class Recipe:
 
 def recipe(
     codec: str,
-    rate_weight: float | None,
+    rate_weights: Sequence[float],
     seed: int,
     changes: dict[str, Any],
     name: str | None = None,
@@ -93,14 +100,16 @@ def recipe(
 ) -> Recipe:
     """A checked recipe; raises SettingsError for an unknown codec, bad λ, mode or parameter.
 
-    `changes` are hyper-parameters and `tuning` is how the model learns, where they differ from the
-    defaults; `name` is that of its points and curve, if not the codec's own.
+    A codec for several λ needs levels. `changes` are hyper-parameters and `tuning` is how the model
+    learns, where they differ from the defaults; `name` is that of its points and curve, if not the
+    codec's own.
     """
     if is_baseline(codec):
-        if rate_weight is not None:
+        if rate_weights:
             raise SettingsError(f"{codec} has no λ; leave --lambda out")
-    elif rate_weight is None or not 0 < rate_weight < math.inf:
-        raise SettingsError(f"{codec} needs --lambda above zero, got {rate_weight}")
+    elif not rate_weights or not all(0 < weight < math.inf for weight in rate_weights):
+        got = ", ".join(map(str, rate_weights)) or "none"
+        raise SettingsError(f"{codec} needs --lambda above zero, got {got}")
     try:
         hyperparameters = hyperparameters_of(codec).model_validate(changes)
     except ValidationError as error:
@@ -110,12 +119,13 @@ def recipe(
     try:
         TypeAdapter(Mode).validate_python(mode)
         how = Tuning.model_validate(tuning or {})
-        check_mode(codec, mode)
+        shared = rate_weights if len(rate_weights) > 1 else []
+        check_mode(codec, mode, getattr(hyperparameters, "levels", 0), shared)
     except ValidationError as error:
         raise SettingsError(f"mode {mode}: {describe(error)}") from None
     except ValueError as error:
         raise SettingsError(str(error)) from None
-    return Recipe(name or codec, codec, rate_weight, seed, hyperparameters, mode, how)
+    return Recipe(name or codec, codec, tuple(rate_weights), seed, hyperparameters, mode, how)
 
 
 @dataclass(frozen=True)
@@ -166,6 +176,7 @@ def train(
         "name": wanted.name,
         "mode": wanted.mode if wanted.learned else "none",
         "lambda": wanted.rate_weight,
+        **({"lambdas": wanted.rate_weights} if len(wanted.rate_weights) > 1 else {}),
         "seed": wanted.seed if wanted.learned else None,
         **({"tuning": wanted.tuning.model_dump()} if wanted.tuned else {}),
         **{key: stored.metadata[key] for key in ("model", "model_hash", "split", "data_hash")},
@@ -180,23 +191,44 @@ def train(
             checkpoint.unlink(missing_ok=True)
 
 
+def set_rate(directory: Path, rate_weight: float, out: Path) -> None:
+    """Write the codec of a folder, which serves several λ, as the codec of one of them.
+
+    Its training is shared among them, and so is the time that it took. Raises InputError for a
+    codec of one λ, and SettingsError for a λ that it was not trained for.
+    """
+    codec, meaning = load_codec(directory)
+    if "lambdas" not in meaning:
+        raise InputError(f"{directory} is a codec of one λ; train it with several --lambda")
+    several = sorted(meaning.pop("lambdas"))
+    if not several[0] <= rate_weight <= several[-1]:
+        raise SettingsError(
+            f"{directory} serves λ from {several[0]:g} to {several[-1]:g}, not {rate_weight:g}"
+        )
+    codec.levels.set_rate(rate_weight / meaning["lambda"])
+    seconds = round(meaning["train_seconds"] / len(several), 3)
+    save_codec(codec, out, meaning | {"lambda": rate_weight, "train_seconds": seconds})
+    with atomic_path(out / "training.jsonl") as temporary:
+        shutil.copyfile(directory / "training.jsonl", temporary)
+
+
 def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> Codec:
     """A codec on the frozen model's stored representation."""
     material.need("a fitted codec", "sensitivity")
-    matrix, meaning = load_sensitivity(material.sensitivity)
+    found, meaning = load_sensitivity(material.sensitivity)
     split = stored.metadata["split"]
-    if meaning["split"] != split or len(matrix) != stored.channels:
+    if meaning["split"] != split or len(found.matrix) != stored.channels:
         raise InputError(
             f"{material.sensitivity} is of split {meaning['split']}, {stored.path} of {split}"
         )
     if getattr(wanted.hyperparameters, "tokens", False):
         material.need("a codec that sends token ids", "model")
-    data = TrainingData(stored, matrix, split, model=material.model)
+    data = TrainingData(stored, found, split, model=material.model)
     if getattr(wanted.hyperparameters, "polish_steps", 0):
         material.need("polishing", *_POLISHING, instead="; or --set polish_steps=0")
         data.references = _references(stored, material)
         data.validation = _validation(stored, material)
-    arguments = (data, wanted.rate_weight, wanted.seed, material.checkpoint, log)
+    arguments = (data, wanted.rate_weights, wanted.seed, material.checkpoint, log)
     return FITTERS[wanted.codec](wanted.hyperparameters, *arguments)
 
 

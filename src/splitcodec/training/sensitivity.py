@@ -1,13 +1,18 @@
-"""How much the output cares about each direction of the representation: its Fisher information.
+"""How much the output cares about each direction of the representation, and about each token.
 
 G = E[g gᵀ], g the gradient of the summed cross-entropy at the representation of one token, with
 labels sampled from the model itself. An error e of the representation then costs about ½ eᵀ G e
 nats of divergence (Amari 1998; as used for quantisation by LeCun et al. 1990).
+
+Tokens differ: s = gᵀ G⁻¹ g / channels, of mean one, says how much more than the mean a token
+matters. Its logarithm is predicted from the representation, linearly, by the gamma likelihood
+(McCullagh and Nelder 1989, ch. 8), whose optimum is the conditional mean of s.
 """
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +26,109 @@ from torch.nn import functional
 from splitcodec.activations.extraction import spread_evenly
 from splitcodec.activations.moments import ordinary_tokens
 from splitcodec.activations.store import Activations
+from splitcodec.codecs.levels import TokenWeights
 from splitcodec.errors import InputError
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
 
+_WEIGHTS = tuple(field.name for field in fields(TokenWeights))
+_SCORING_STEPS = 50
+_RIDGES = (0.3, 0.1, 0.03, 0.01)
+_HELD_OUT = 4
+"""Of so many sequences one is held out to choose how far the weights are shrunk."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """G (channels, channels) float64, and what predicts how much a token matters."""
+
+    matrix: Tensor
+    weights: TokenWeights
+
 
 def measure_sensitivity(
     model: SplitModel, activations: dict[int, Activations], sequences: int, batch: int, seed: int
-) -> dict[int, Tensor]:
-    """G (channels, channels) float64 at every split of `activations`, in one backward pass each.
+) -> dict[int, Sensitivity]:
+    """Sensitivities at every split of `activations`, in one backward pass each.
 
-    The forward pass starts from the stored representation at the earliest split.
+    The forward pass starts from the stored representation at the earliest split. Representations
+    and gradients of all these sequences are held in memory.
     """
+    values: dict[int, list[Tensor]] = {k: [] for k in activations}
+    gradients: dict[int, list[Tensor]] = {k: [] for k in activations}
+    for split, value, gradient in _gradients(model, activations, sequences, batch, seed):
+        values[split].append(value)
+        gradients[split].append(gradient)
+    return {k: _sensitivity_of(values.pop(k), gradients.pop(k)) for k in sorted(activations)}
+
+
+def _sensitivity_of(values: list[Tensor], gradients: list[Tensor]) -> Sensitivity:
+    """From the tokens of each sequence and their gradients, (tokens, channels)."""
+    every = torch.cat(gradients).double()
+    matrix = every.T @ every / len(every)
+    ridge = 1e-3 * matrix.diagonal().mean() * torch.eye(len(matrix)).double()
+    inverse = torch.linalg.inv(torch.linalg.cholesky(matrix + ridge))
+    energies = [(g.double() @ inverse.T).square().mean(-1) for g in gradients]
+    return Sensitivity(matrix, fit_weights([v.double() for v in values], energies))
+
+
+def fit_weights(values: list[Tensor], energies: list[Tensor]) -> TokenWeights:
+    """What predicts energies (tokens,), relative to their mean, from tokens (tokens, channels).
+
+    Both a list of sequences. The ridge is the one that suits held-out sequences best; with too few
+    sequences, or where none helps, all tokens count alike.
+    """
+    held_out = range(_HELD_OUT - 1, len(values), _HELD_OUT)
+    kept = [i for i in range(len(values)) if i not in held_out]
+    every, mean = torch.cat(values), torch.cat(energies).mean().clamp_min(1e-30)
+    centre, spread = every.mean(0), every.std(0).clamp_min(1e-12)
+    flat = TokenWeights.flat(centre, spread)
+    if not held_out:
+        return flat
+    train, test = (
+        (torch.cat([values[i] for i in part]), torch.cat([energies[i] for i in part]) / mean)
+        for part in (kept, held_out)
+    )
+    best, weights = _gamma_loss(flat, *test), None
+    for ridge in _RIDGES:
+        candidate = _fit_gamma(flat, *train, ridge)
+        loss = _gamma_loss(candidate, *test)
+        if loss < best:
+            best, weights = loss, ridge
+    return flat if weights is None else _fit_gamma(flat, every, torch.cat(energies) / mean, weights)
+
+
+def _gamma_loss(weights: TokenWeights, values: Tensor, energies: Tensor) -> float:
+    predicted = weights.log_sensitivity(values)
+    return float((predicted + energies * (-predicted).exp()).mean())
+
+
+def _fit_gamma(flat: TokenWeights, values: Tensor, energies: Tensor, ridge: float) -> TokenWeights:
+    """Weights of the least penalised loss, which is convex, by Fisher scoring."""
+    inputs = flat.inputs(values)
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
+    penalty = torch.full_like(inputs[0], ridge)
+    penalty[-1] = 0.0
+    curvature = torch.linalg.cholesky(inputs.T @ inputs / len(inputs) + penalty.diag())
+    solution = torch.zeros_like(inputs[0])
+    for _ in range(_SCORING_STEPS):
+        relative = energies * (-inputs @ solution).exp()
+        slope = inputs.T @ (1 - relative) / len(inputs) + penalty * solution
+        solution = solution - torch.cholesky_solve(slope[:, None], curvature)[:, 0]
+    predicted = inputs @ solution
+    offset = solution[-1] - predicted.exp().mean().log()
+    return TokenWeights(flat.centre, flat.spread, solution[:-1], offset)
+
+
+def _gradients(
+    model: SplitModel, activations: dict[int, Activations], sequences: int, batch: int, seed: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Split, ordinary tokens of a sequence and their gradients, each (tokens, channels) float32."""
     splits = sorted(activations)
     earliest = activations[splits[0]]
     chosen = spread_evenly(len(earliest), sequences)
     generator = torch.Generator(model.device).manual_seed(seed)
-    totals = {k: torch.zeros(model.channels, model.channels).double() for k in splits}
-    tokens = dict.fromkeys(splits, 0)
     for start in progress(range(0, len(chosen), batch), "measuring sensitivity"):
         rows = earliest.read(chosen[start : start + batch])
         states = _states(model, rows.representation, splits)
@@ -47,11 +136,10 @@ def measure_sensitivity(
         for split, state, gradient in zip(
             splits, states, torch.autograd.grad(loss, states), strict=True
         ):
-            usable = ordinary_tokens(state.detach().float().cpu(), rows.mask)
-            values = gradient.cpu()[usable].double()
-            totals[split] += values.T @ values
-            tokens[split] += len(values)
-    return {split: totals[split] / tokens[split] for split in splits}
+            values, gradient = state.detach().float().cpu(), gradient.float().cpu()
+            usable = ordinary_tokens(values, rows.mask)
+            for row, own in enumerate(usable):
+                yield split, values[row, own], gradient[row, own]
 
 
 def _states(model: SplitModel, start: Tensor, splits: Sequence[int]) -> list[Tensor]:
@@ -69,22 +157,26 @@ def _sampled_loss(logits: Tensor, mask: Tensor, generator: torch.Generator) -> T
     return functional.cross_entropy(kept, labels[:, 0], reduction="sum")
 
 
-def save_sensitivity(path: Path, sensitivity: Tensor, meaning: dict[str, Any]) -> None:
-    """Write G with its meaning as a safetensors file."""
+def save_sensitivity(path: Path, sensitivity: Sensitivity, meaning: dict[str, Any]) -> None:
+    """Write G and the tokens' weights with their meaning as a safetensors file."""
     said = json.dumps({"kind": "sensitivity", **meaning})
-    metadata = {"splitcodec": said, "crc32c": _checksum(said, sensitivity)}
+    tensors = {"sensitivity": sensitivity.matrix.contiguous()}
+    tensors |= {name: getattr(sensitivity.weights, name).contiguous() for name in _WEIGHTS}
+    metadata = {"splitcodec": said, "crc32c": _checksum(said, tensors)}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file({"sensitivity": sensitivity}, temporary, metadata=metadata)
+        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
 
-def load_sensitivity(path: Path) -> tuple[Tensor, dict[str, Any]]:
-    """G and its meaning; raises InputError for a missing, damaged or foreign file."""
+def load_sensitivity(path: Path) -> tuple[Sensitivity, dict[str, Any]]:
+    """What was saved, and its meaning; InputError for a missing, damaged or foreign file."""
     try:
         with safe_open(path, "pt") as file:
-            metadata, matrix = file.metadata() or {}, file.get_tensor("sensitivity")
-        if metadata["crc32c"] != _checksum(metadata["splitcodec"], matrix):
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in ("sensitivity", *_WEIGHTS)}
+        if metadata["crc32c"] != _checksum(metadata["splitcodec"], tensors):
             raise ValueError("its checksum does not fit")
-        return matrix, json.loads(metadata["splitcodec"])
+        matrix = tensors.pop("sensitivity")
+        return Sensitivity(matrix, TokenWeights(**tensors)), json.loads(metadata["splitcodec"])
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `splitcodec sensitivity` first") from None
     except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
@@ -94,7 +186,8 @@ def load_sensitivity(path: Path) -> tuple[Tensor, dict[str, Any]]:
         ) from None
 
 
-def _checksum(said: str, matrix: Tensor) -> str:
-    """CRC-32C of the meaning and the values."""
-    values = matrix.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return f"{google_crc32c.value(said.encode() + values):08x}"
+def _checksum(said: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32C of the meaning and the values, by name."""
+    values = (tensors[name].contiguous().view(-1) for name in sorted(tensors))
+    parts = [said.encode(), *(value.view(torch.uint8).numpy().tobytes() for value in values)]
+    return f"{google_crc32c.value(b''.join(parts)):08x}"
