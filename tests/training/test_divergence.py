@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from splitcodec.training import divergence as module
-from splitcodec.training.divergence import compare_logits, divergence, logit_chunks
+from splitcodec.training.divergence import compare_heads, compare_logits, divergence
 
 SPLIT = 2
 
@@ -83,10 +83,31 @@ def test_extreme_logits_stay_finite():
     assert found.kl.tolist() == pytest.approx([2e4, 0], rel=1e-3)
 
 
-def test_logit_chunks_cover_every_token_once(world):
-    finals = torch.randn(2, 150, 32, generator=torch.Generator().manual_seed(0))
-    parts = list(logit_chunks(*((world.model, final) for final in finals)))
-    assert [part.start for part, _ in parts] == [0, 64, 128]
-    for number in range(2):
-        found = torch.cat([logits[number] for _, logits in parts])
-        torch.testing.assert_close(found, world.model.head(finals[number]))
+@pytest.mark.parametrize("tokens, vocabulary", [(512, 2048), (64, 100), (7, 1)])
+@torch.no_grad()
+def test_logits_in_parts_compare_as_whole_ones(world, monkeypatch, tokens, vocabulary):
+    monkeypatch.setattr("splitcodec.training.divergence._TOKENS", tokens)
+    monkeypatch.setattr("splitcodec.training.divergence._VOCABULARY", vocabulary)
+    finals = 9 * torch.randn(3, 150, 32, generator=torch.Generator().manual_seed(0))
+    finals[2] = finals[0] + 0.1 * finals[1]
+    heads = [(world.model, final) for final in finals]
+    whole = [world.model.head(final) for final in finals]
+    for number, found in enumerate(compare_heads(heads[0], heads[1:]), 1):
+        expected = compare_logits(whole[0], whole[number])
+        torch.testing.assert_close(found.kl, expected.kl, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.agreement, expected.agreement)
+        torch.testing.assert_close(found.reference_normaliser, expected.reference_normaliser)
+        torch.testing.assert_close(found.coded_normaliser, expected.coded_normaliser)
+    assert expected.agreement.mean() > 0.5
+
+
+@torch.no_grad()
+def test_parts_of_a_head_are_the_head(world):
+    states = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    whole = world.model.head(states)
+    parts = list(world.model.head_in_parts(states, 37))
+    torch.testing.assert_close(torch.cat(parts, -1), whole)
+    ids = torch.tensor([0, 3, 3, 1, 2])
+    torch.testing.assert_close(
+        world.model.logits_of(states, ids), whole.gather(-1, ids[:, None])[:, 0]
+    )

@@ -24,7 +24,7 @@ from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import whitened_transform
 from splitcodec.errors import InputError
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.divergence import compare_logits, logit_chunks
+from splitcodec.training.divergence import compare_heads
 
 SHRINKAGE = KltHyperparameters().shrinkage
 LAMBDAS = tuple(float(value) for value in np.geomspace(2e-5, 5e-3, 5))
@@ -145,13 +145,10 @@ def compare_outputs(
     kept = scored.to(model.device)
     coded = model.final_states(noisy, split)[:, :-1][kept]
     uncoded = model.final_states(reference.representation, model.blocks)[:, :-1][kept]
-    kl, rise = [], []
-    for part, (target, estimate) in logit_chunks((model, uncoded), (model, coded)):
-        compared = compare_logits(target, estimate)
-        gathered = (target - estimate).gather(-1, labels[part][:, None])[:, 0]
-        kl.append(compared.kl)
-        rise.append(gathered + compared.coded_normaliser - compared.reference_normaliser)
-    return torch.cat(kl).cpu(), torch.cat(rise).cpu()
+    (compared,) = compare_heads((model, uncoded), [(model, coded)])
+    rise = model.logits_of(uncoded, labels) - model.logits_of(coded, labels)
+    rise += compared.coded_normaliser - compared.reference_normaliser
+    return compared.kl.cpu(), rise.cpu()
 
 
 def rise_ratio(probes: list[Probe]) -> tuple[float, float]:

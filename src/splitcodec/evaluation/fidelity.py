@@ -22,7 +22,7 @@ from splitcodec.evaluation.bitstreams import (
 )
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.divergence import compare_logits, logit_chunks
+from splitcodec.training.divergence import LogitComparison, compare_heads
 
 CODED, UNCODED, KL, AGREEMENT, COUNT = range(5)
 """Columns of the sums a document: cross-entropies, divergence, agreements, predicted tokens."""
@@ -168,22 +168,21 @@ def _compare(
     kept = scored.to(model.device)
     finals = [(own, own.final_states(d, split)[:, :-1][kept]) for own, d in coded]
     uncoded = model.final_states(reference.representation, model.blocks)[:, :-1][kept]
-    for part, (target, *estimates) in logit_chunks((model, uncoded), *finals):
-        for estimate, total in zip(estimates, sums, strict=True):
-            figures = _figures(estimate, target, targets[part])
-            total.add(batch.documents, figures, rows[part])
+    expected = model.logits_of(uncoded, targets)
+    compared = compare_heads((model, uncoded), finals)
+    for (own, states), comparison, total in zip(finals, compared, sums, strict=True):
+        figures = _figures(comparison, own.logits_of(states, targets), expected)
+        total.add(batch.documents, figures, rows)
 
 
-def _figures(estimate: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """(tokens, 5) in the order of the columns, from logits (tokens, vocabulary)."""
-    compared = compare_logits(target, estimate)
-    labels = labels[:, None]
+def _figures(compared: LogitComparison, coded: Tensor, uncoded: Tensor) -> Tensor:
+    """(tokens, 5) in the order of the columns; `coded`, `uncoded` (tokens,): the labels' logits."""
     columns = {
-        CODED: compared.coded_normaliser - estimate.gather(-1, labels)[:, 0],
-        UNCODED: compared.reference_normaliser - target.gather(-1, labels)[:, 0],
+        CODED: compared.coded_normaliser - coded,
+        UNCODED: compared.reference_normaliser - uncoded,
         KL: compared.kl,
         AGREEMENT: compared.agreement,
-        COUNT: torch.ones(len(labels), device=labels.device),
+        COUNT: torch.ones_like(compared.kl),
     }
     return torch.stack([columns[i] for i in range(5)], dim=-1)
 

@@ -10,12 +10,13 @@ a call with it continues where the last one ended.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 
 from splitcodec.errors import InputError, SettingsError
@@ -183,7 +184,27 @@ class SplitModel(nn.Module):
 
     def head(self, states: Tensor) -> Tensor:
         """Logits (…, vocabulary) of final states (…, channels)."""
-        logits = self.model.get_output_embeddings()(states)
+        return self._capped(self.model.get_output_embeddings()(states))
+
+    def head_in_parts(self, states: Tensor, size: int) -> Iterator[Tensor]:
+        """The same logits, `size` entries of the vocabulary at a time."""
+        layer = self.model.get_output_embeddings()
+        if type(layer) is not nn.Linear:  # adapters and the like add to what the weights give
+            yield from self.head(states).split(size, -1)
+            return
+        biases = [None] * len(layer.weight) if layer.bias is None else layer.bias.split(size)
+        for weight, bias in zip(layer.weight.split(size), biases, strict=False):
+            yield self._capped(functional.linear(states, weight, bias))
+
+    def logits_of(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """The float32 logit of one token id for each of `states` (tokens, channels)."""
+        layer = self.model.get_output_embeddings()
+        if type(layer) is not nn.Linear:
+            return self.head(states).gather(-1, tokens[:, None])[:, 0].float()
+        logits = torch.linalg.vecdot(states, layer.weight[tokens])
+        return self._capped(logits if layer.bias is None else logits + layer.bias[tokens]).float()
+
+    def _capped(self, logits: Tensor) -> Tensor:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * (logits / cap).tanh()
 
