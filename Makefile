@@ -31,10 +31,10 @@ test: setup ## run all tests, or those in TESTS, on all cores
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile $(TESTS)
 
 slurm-test: setup ## bring up a Slurm of one node (as root) and run the workflow on it
-	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(IN_VENV) pytest tests/slurm/check_cluster.py
+	@OMP_NUM_THREADS=1 $(IN_VENV) pytest tests/slurm/check_cluster.py
 
 server-test: setup ## kill an MLflow server on PostgreSQL (which must be installed) under load
-	@PYTHONPATH=tests/report:tests $(IN_VENV) pytest tests/server/check_server.py
+	@$(IN_VENV) pytest tests/server/check_server.py
 
 faults: setup ## kill a small run KILLS times, hurt it otherwise, and compare the results
 	@OMP_NUM_THREADS=1 $(IN_VENV) python benchmarks/faults.py --kills $(KILLS)
