@@ -41,7 +41,7 @@ def sync(results: Path, tracking_uri: str | None = None, later: bool = False) ->
         store = Store(uri, shown, experiment, record)
         ids = store.show(wanted)
         store.save_views(views(dict.fromkeys((run.model, run.split) for run in wanted)))
-        Registry(store.client, experiment, store.results, ids).show(versions)
+        Registry(store, experiment, ids).show(versions)
     except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
         reason = " ".join(str(error).replace(uri, shown).split())
         if later:

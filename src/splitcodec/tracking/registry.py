@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from mlflow import MlflowClient, pyfunc
+from mlflow import pyfunc
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from splitcodec import __version__
-from splitcodec.tracking.store import DIGEST, KEY, RESULTS
+from splitcodec.tracking.store import DIGEST, KEY, RESULTS, Store
 from splitcodec.tracking.versions import WantedVersion
 
 EXPERIMENT = "splitcodec.experiment"
@@ -32,14 +32,14 @@ representation (tokens, channels) through its bytes.
 class Registry:
     """Those registered models of a store that belong to an experiment.
 
-    `results` is the directory that is shown, `runs` the run id of each point.
+    `runs` are the run ids of the points that `store` shows.
     """
 
-    def __init__(
-        self, client: MlflowClient, experiment: str, results: str, runs: dict[str, str]
-    ) -> None:
-        self._client, self._experiment = client, experiment
-        self._results, self._runs = results, runs
+    def __init__(self, store: Store, experiment: str, runs: dict[str, str]) -> None:
+        self._client, self._experiment, self._results = store.client, experiment, store.results
+        self._runs = runs
+        former = {run.info.run_id for run in store.runs.values()}
+        self._our_runs = former | set(runs.values())
 
     def show(self, wanted: list[WantedVersion]) -> None:
         """Make the versions as wanted, and delete all others of this directory."""
@@ -64,8 +64,7 @@ class Registry:
     def _show_model(
         self, name: str, wanted: list[WantedVersion], present: list[ModelVersion]
     ) -> None:
-        ids = set(self._runs.values())
-        ours = [v for v in present if v.tags.get(RESULTS) == self._results or v.run_id in ids]
+        ours = [version for version in present if self._is_ours(version)]
         known = {self._identity(version): version for version in ours}
         kept, aliases = set(), {}
         for version in wanted:
@@ -79,6 +78,10 @@ class Registry:
                 self._client.delete_model_version(name, version.version)
         if not wanted and len(ours) == len(present):
             self._client.delete_registered_model(name)
+
+    def _is_ours(self, version: ModelVersion) -> bool:
+        # A directory that was moved is known by its runs.
+        return version.tags.get(RESULTS) == self._results or version.run_id in self._our_runs
 
     def _identity(self, version: ModelVersion) -> tuple[str | None, ...]:
         return version.tags.get(KEY), version.run_id, version.tags.get(DIGEST)
