@@ -69,7 +69,7 @@ SHORTLY := | tee -a .venv/install.log | awk '\
   /^ERROR/ { print; print "  see .venv/install.log"; fflush() }'
 
 # The stamp is newer than what it was made from only if all of it has been installed.
-$(INSTALLED): requirements.txt requirements-nodeps.txt pyproject.toml
+$(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { \
 	  for python in python3.11 python3.12 python3.13 python3 ''; do \
 	    test -z "$$python" && { echo 'Python 3.11 or newer with venv is needed; install it (Debian: apt-get install python3 python3-venv)'; exit 1; }; \
@@ -78,10 +78,12 @@ $(INSTALLED): requirements.txt requirements-nodeps.txt pyproject.toml
 	  echo "creating .venv with $$($$python --version)"; \
 	  $$python -m venv .venv; \
 	}
-	@echo 'installing the packages of requirements.txt (about 3 minutes the first time)'
+	@echo 'installing the packages of requirements.lock (about 3 minutes the first time)'
 	@: > .venv/install.log
 	@$(PIP_INSTALL) --upgrade pip 2>&1 $(SHORTLY)
-	@$(PIP_INSTALL) --requirement requirements.txt 2>&1 $(SHORTLY)
-	@$(PIP_INSTALL) --no-deps --requirement requirements-nodeps.txt 2>&1 $(SHORTLY)
+	@$(PIP_INSTALL) --no-deps --require-hashes --requirement requirements.lock 2>&1 $(SHORTLY)
+	@if $(BIN)/python deploy/torch_is_cuda.py; then \
+	  $(PIP_INSTALL) --no-deps --require-hashes --requirement requirements-cuda.lock 2>&1 $(SHORTLY); \
+	fi
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable . 2>&1 $(SHORTLY)
 	@touch $@
