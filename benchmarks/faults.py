@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -331,7 +331,7 @@ def main(
         for fault in faults or known:
             for outcome in known[fault](experiment):
                 outcomes.append(outcome)
-                kept.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+                kept.write_text(json.dumps([vars(outcome) for outcome in outcomes], indent=1))
     show(outcomes, len(experiment.expected))
     raise SystemExit(not all(row.equal for row in outcomes))
 

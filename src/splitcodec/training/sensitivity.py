@@ -71,8 +71,9 @@ def _sampled_loss(logits: Tensor, mask: Tensor, generator: torch.Generator) -> T
 
 def save_sensitivity(path: Path, sensitivity: Tensor, meaning: dict[str, Any]) -> None:
     """Write G with its meaning as a safetensors file."""
-    said = json.dumps({"kind": "sensitivity", **meaning})
-    metadata = {"splitcodec": said, "crc32c": _checksum(said, sensitivity)}
+    said = {"kind": "sensitivity", **meaning}
+    sealed = said | {"crc32c": _checksum(said, sensitivity)}
+    metadata = {"splitcodec": json.dumps(sealed)}  # of several, safetensors mixes the order
     with atomic_path(path) as temporary:
         safetensors.torch.save_file({"sensitivity": sensitivity}, temporary, metadata=metadata)
 
@@ -82,19 +83,28 @@ def load_sensitivity(path: Path) -> tuple[Tensor, dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata, matrix = file.metadata() or {}, file.get_tensor("sensitivity")
-        if metadata["crc32c"] != _checksum(metadata["splitcodec"], matrix):
+        meaning = json.loads(metadata["splitcodec"])
+        if meaning.pop("crc32c") != _checksum(meaning, matrix):
             raise ValueError("its checksum does not fit")
-        return matrix, json.loads(metadata["splitcodec"])
+        return matrix, meaning
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `splitcodec sensitivity` first") from None
-    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+    except (
+        SafetensorError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path} is no sensitivity file, or damaged ({reason:.200}); make it again"
         ) from None
 
 
-def _checksum(said: str, matrix: Tensor) -> str:
+def _checksum(said: dict[str, Any], matrix: Tensor) -> str:
     """CRC-32C of the meaning and the values."""
     values = matrix.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return f"{google_crc32c.value(said.encode() + values):08x}"
+    return f"{google_crc32c.value(json.dumps(said).encode() + values):08x}"
