@@ -31,10 +31,10 @@ test: setup ## run all tests, or those in TESTS, on all cores
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile $(TESTS)
 
 slurm-test: setup ## bring up a Slurm of one node (as root) and run the workflow on it
-	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(IN_VENV) pytest tests/slurm/check_cluster.py
+	@OMP_NUM_THREADS=1 $(IN_VENV) pytest tests/slurm/check_cluster.py
 
 server-test: setup ## kill an MLflow server on PostgreSQL (which must be installed) under load
-	@PYTHONPATH=tests/report:tests $(IN_VENV) pytest tests/server/check_server.py
+	@$(IN_VENV) pytest tests/server/check_server.py
 
 faults: setup ## kill a small run KILLS times, hurt it otherwise, and compare the results
 	@OMP_NUM_THREADS=1 $(IN_VENV) python benchmarks/faults.py --kills $(KILLS)
@@ -69,7 +69,7 @@ SHORTLY := | tee -a .venv/install.log | awk '\
   /^ERROR/ { print; print "  see .venv/install.log"; fflush() }'
 
 # The stamp is newer than what it was made from only if all of it has been installed.
-$(INSTALLED): requirements.txt requirements-nodeps.txt pyproject.toml
+$(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { \
 	  for python in python3.11 python3.12 python3.13 python3 ''; do \
 	    test -z "$$python" && { echo 'Python 3.11 or newer with venv is needed; install it (Debian: apt-get install python3 python3-venv)'; exit 1; }; \
@@ -78,10 +78,12 @@ $(INSTALLED): requirements.txt requirements-nodeps.txt pyproject.toml
 	  echo "creating .venv with $$($$python --version)"; \
 	  $$python -m venv .venv; \
 	}
-	@echo 'installing the packages of requirements.txt (about 3 minutes the first time)'
+	@echo 'installing the packages of requirements.lock (about 3 minutes the first time)'
 	@: > .venv/install.log
 	@$(PIP_INSTALL) --upgrade pip 2>&1 $(SHORTLY)
-	@$(PIP_INSTALL) --requirement requirements.txt 2>&1 $(SHORTLY)
-	@$(PIP_INSTALL) --no-deps --requirement requirements-nodeps.txt 2>&1 $(SHORTLY)
+	@$(PIP_INSTALL) --no-deps --require-hashes --requirement requirements.lock 2>&1 $(SHORTLY)
+	@if $(BIN)/python deploy/torch_is_cuda.py; then \
+	  $(PIP_INSTALL) --no-deps --require-hashes --requirement requirements-cuda.lock 2>&1 $(SHORTLY); \
+	fi
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable . 2>&1 $(SHORTLY)
 	@touch $@

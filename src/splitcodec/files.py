@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from splitcodec.errors import InputError
+
+_SEAL = "crc32c"
 
 
 @contextmanager
@@ -40,14 +44,29 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def write_sealed_json(path: Path, document: dict[str, Any]) -> None:
+    """`write_json` with a checksum of the document, so that a changed number does not pass."""
+    plain = json.loads(json.dumps(document, allow_nan=False))  # as it will be read
+    write_json(path, plain | {_SEAL: _seal_of(plain)})
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises InputError when it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run the step that makes it first") from None
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, text that is no JSON
         raise InputError(f"{path} is not valid JSON ({error}); delete it and rerun") from None
+    seal = document.pop(_SEAL, None) if isinstance(document, dict) else None
+    if seal is not None and seal != _seal_of(document):
+        raise InputError(f"{path} does not match its checksum; delete it and rerun")
+    return document
+
+
+def _seal_of(document: dict[str, Any]) -> str:
+    """CRC-32C of a JSON document, however it is indented."""
+    return f"{google_crc32c.value(json.dumps(document, sort_keys=True).encode()):08x}"
 
 
 def sha256_of_file(path: Path) -> str:

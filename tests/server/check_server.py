@@ -17,8 +17,8 @@ import synthetic
 from mlflow import MlflowClient
 
 from splitcodec.files import read_json
-from splitcodec.tracking import QUEUE, sync
-from splitcodec.tracking_live import LiveRun
+from splitcodec.tracking.experiment import sync
+from splitcodec.tracking.live import QUEUE, LiveRun
 
 WORKERS, STEPS = 8, 30
 MODEL, SPLIT, LAMBDA = "smollm2-135m", 20, 0.001
@@ -109,9 +109,9 @@ def entries(seed):
 def report(results, uri, seed, back):
     """What a training does: one entry now and then, the last when the server is back."""
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-    import splitcodec.tracking_live
+    import splitcodec.tracking.live
 
-    splitcodec.tracking_live.RETRY_SECONDS = 1.0
+    splitcodec.tracking.live.RETRY_SECONDS = 1.0
     point = {"model": MODEL, "split": SPLIT, "codec": "hyperprior", "coder": "ans"}
     live = LiveRun(point | {"lambda": LAMBDA, "seed": seed}, results, uri)
     for entry in entries(seed):

@@ -11,6 +11,11 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurm-wlm munge > /dev/null
 }
 
+# The directory of the test that wrote the configuration which is there.
+maker() {
+    sed -n "s/^# splitcodec's test: //p" /etc/slurm/slurm.conf 2> /dev/null || true
+}
+
 stop() {
     for daemon in slurmd slurmctld munged; do
         [[ -f $state/$daemon.pid ]] && kill "$(< "$state/$daemon.pid")" 2> /dev/null || true
@@ -19,9 +24,7 @@ stop() {
         pgrep --pidfile "$state/slurmctld.pid" > /dev/null 2>&1 || break
         sleep 0.2
     done
-    if [[ -f /etc/slurm/slurm.conf ]] && grep -q "^# $state\$" /etc/slurm/slurm.conf; then
-        rm /etc/slurm/slurm.conf /etc/slurm/gres.conf
-    fi
+    if [[ $(maker) == "$state" ]]; then rm /etc/slurm/slurm.conf /etc/slurm/gres.conf; fi
 }
 
 start() {
@@ -31,15 +34,18 @@ start() {
     fi
     install_packages
     if [[ -f /etc/slurm/slurm.conf ]]; then
-        echo '/etc/slurm/slurm.conf exists: this machine belongs to a cluster, or a test was killed' >&2
-        exit 1
+        former=$(maker) # a killed test leaves its file; its daemons may be gone
+        if [[ -z $former ]] || pgrep --pidfile "$former/slurmctld.pid" > /dev/null 2>&1; then
+            echo "/etc/slurm/slurm.conf exists: this machine belongs to a cluster${former:+; or $0 down $former}" >&2
+            exit 1
+        fi
     fi
     mkdir -p /etc/slurm "$state/control" "$state/node"
     chmod 755 "$state"
     for number in 0 1; do mknod -m 666 "$state/gpu$number" c 1 3; done
     # More processors and memory than there are, so that jobs of the tiny experiment run side by side.
     cat > /etc/slurm/slurm.conf << END
-# $state
+# splitcodec's test: $state
 ClusterName=single
 SlurmctldHost=$host(127.0.0.1)
 AuthType=auth/munge

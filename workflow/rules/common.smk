@@ -1,11 +1,13 @@
 """What all phases share: the settings, the places of artefacts, and settings as flags."""
 
+import hashlib
 import shlex
 
 import yaml
 
 from splitcodec.codecs.catalogue import is_baseline
 from splitcodec.errors import SettingsError
+from splitcodec.files import write_text
 from splitcodec.settings import changes_front, load_settings
 
 try:
@@ -42,8 +44,15 @@ wildcard_constraints:
     coder="ans|raw|deflate|zstd",
 
 
+LONGEST = 50_000
+"""Characters that `flags` puts on a command line, of which Linux takes 128 KiB."""
+
+
 def flags(**options):
-    """Options of a verb: a list repeats its flag, None leaves it out."""
+    """Options of a verb: a list repeats its flag, None leaves it out.
+
+    What is too long for a command line goes to a file that its content names.
+    """
     words = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
@@ -53,8 +62,19 @@ def flags(**options):
             elif item is False:
                 words.append(flag.replace("--", "--no-", 1))
             elif item is not None:
-                words += [flag, shlex.quote(str(item))]
-    return " ".join(words)
+                words += [flag, str(item)]
+    line = shlex.join(words)
+    return line if len(line) <= LONGEST else f"--arguments {argument_file(words)}"
+
+
+def argument_file(words):
+    """A file with `words`, one a line."""
+    text = "\n".join(words)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(".snakemake/arguments", f"{digest}.txt")
+    if not path.exists():
+        write_text(path, text)
+    return path
 
 
 def inline(value):

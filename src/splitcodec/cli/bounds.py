@@ -32,7 +32,7 @@ def bounds(
     """Bound the rate of a representation and of codecs in every way there is."""
     from splitcodec.activations.store import Activations
     from splitcodec.bounds.measure import Effort, measure_bounds
-    from splitcodec.files import read_json, write_json
+    from splitcodec.files import read_json, write_sealed_json
     from splitcodec.training.sensitivity import load_sensitivity
 
     report = measure_bounds(
@@ -44,7 +44,7 @@ def bounds(
         load_sensitivity(sensitivity)[0].matrix if sensitivity else None,
         read_json(references)["model_bits_per_token"] if references else None,
     )
-    write_json(out, report)
+    write_sealed_json(out, report)
 
 
 @app.command()
@@ -76,7 +76,7 @@ def advise(
         raise SettingsError("give --bandwidth, --sender-speed and --receiver-speed together")
     from splitcodec.bounds.advice import Devices
     from splitcodec.bounds.advising import advise, print_advice
-    from splitcodec.files import write_json
+    from splitcodec.files import write_sealed_json
     from splitcodec.inputs.tokens import read_tokens
 
     loaded = load_model(model, model_dtype, read_tokens(tokens).metadata)
@@ -85,4 +85,4 @@ def advise(
     devices = Devices(*speeds) if all(speeds) else None
     report = print_advice(lines, loaded.blocks, target, devices)
     if out:
-        write_json(out, report)
+        write_sealed_json(out, report)

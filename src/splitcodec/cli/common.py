@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Rate-distortion optimised split inference of transformers.",
+    epilog="Instead of arguments too long for a command line: --arguments FILE, one a line.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Out = Annotated[Path, typer.Option(help="file to write")]

@@ -38,14 +38,14 @@ def evaluate(
     from splitcodec.activations.store import Activations
     from splitcodec.codecs.base import load_state
     from splitcodec.evaluation.fidelity import evaluate
-    from splitcodec.files import write_json
+    from splitcodec.files import write_sealed_json
 
     stores = Activations(activations), Activations(references)
     loaded = load_model(model, model_dtype, stores[0].metadata)
     rows = evaluate(loaded, *stores, codec, bitstream, batch_sequences, bootstrap)
     for directory, path in zip(codec, out, strict=True):
         digest = load_state(directory)[0]["hash"]
-        write_json(path, {"points": [row for row in rows if row["codec_hash"] == digest]})
+        write_sealed_json(path, {"points": [row for row in rows if row["codec_hash"] == digest]})
 
 
 @app.command()
@@ -61,11 +61,11 @@ def latency(
     """Time encoding and decoding with every codec, one after the other in this process."""
     from splitcodec.activations.store import Activations
     from splitcodec.evaluation.latency import measure_latency
-    from splitcodec.files import write_json
+    from splitcodec.files import write_sealed_json
 
     store = Activations(activations)
     loaded = load_model(model, model_dtype, store.metadata) if model else None
-    write_json(out, measure_latency(store, codec, sequences, repeats, loaded))
+    write_sealed_json(out, measure_latency(store, codec, sequences, repeats, loaded))
 
 
 @app.command()
@@ -83,7 +83,7 @@ def references(
     from splitcodec.activations.store import Activations
     from splitcodec.evaluation.fidelity import evaluate_uncoded
     from splitcodec.evaluation.references import token_rates
-    from splitcodec.files import write_json
+    from splitcodec.files import write_sealed_json
     from splitcodec.inputs.tokens import read_tokens
 
     store = Activations(activations)
@@ -99,4 +99,4 @@ def references(
         "cross_entropy_high": own["cross_entropy_high"],
         "perplexity_uncoded": own["perplexity"],
     }
-    write_json(out, {**names, **rates, **uncoded})
+    write_sealed_json(out, {**names, **rates, **uncoded})

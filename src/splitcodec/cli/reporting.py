@@ -71,7 +71,7 @@ def sync(
     ] = False,
 ) -> None:
     """Make MLflow show the results, whatever it shows now; a second call changes nothing."""
-    from splitcodec.tracking import sync
+    from splitcodec.tracking.experiment import sync
 
     sync(results, uri, later)
 

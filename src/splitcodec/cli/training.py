@@ -1,5 +1,6 @@
 """Codecs, and models that learn."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -103,12 +104,14 @@ def train(
         tokens=tokens,
         checkpoint=checkpoint or out.with_name(out.name + ".checkpoint"),
     )
-    watch = None
-    if results and uri:
-        from splitcodec.tracking_live import LiveRun
+    with ExitStack() as stack:
+        watch = None
+        if results and uri:
+            from splitcodec.tracking.live import LiveRun
 
-        watch = LiveRun(wanted.point | {k: meaning[k] for k in ("model", "split")}, results, uri)
-    train(wanted, activations, out, material, watch)
+            point = wanted.point | {key: meaning[key] for key in ("model", "split")}
+            watch = stack.enter_context(LiveRun(point, results, uri))
+        train(wanted, activations, out, material, watch)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -159,10 +159,11 @@ def _sampled_loss(logits: Tensor, mask: Tensor, generator: torch.Generator) -> T
 
 def save_sensitivity(path: Path, sensitivity: Sensitivity, meaning: dict[str, Any]) -> None:
     """Write G and the tokens' weights with their meaning as a safetensors file."""
-    said = json.dumps({"kind": "sensitivity", **meaning})
+    said = {"kind": "sensitivity", **meaning}
     tensors = {"sensitivity": sensitivity.matrix.contiguous()}
     tensors |= {name: getattr(sensitivity.weights, name).contiguous() for name in _WEIGHTS}
-    metadata = {"splitcodec": said, "crc32c": _checksum(said, tensors)}
+    sealed = said | {"crc32c": _checksum(said, tensors)}
+    metadata = {"splitcodec": json.dumps(sealed)}  # of several, safetensors mixes the order
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
@@ -173,21 +174,29 @@ def load_sensitivity(path: Path) -> tuple[Sensitivity, dict[str, Any]]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in ("sensitivity", *_WEIGHTS)}
-        if metadata["crc32c"] != _checksum(metadata["splitcodec"], tensors):
+        meaning = json.loads(metadata["splitcodec"])
+        if meaning.pop("crc32c") != _checksum(meaning, tensors):
             raise ValueError("its checksum does not fit")
-        matrix = tensors.pop("sensitivity")
-        return Sensitivity(matrix, TokenWeights(**tensors)), json.loads(metadata["splitcodec"])
+        return Sensitivity(tensors.pop("sensitivity"), TokenWeights(**tensors)), meaning
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `splitcodec sensitivity` first") from None
-    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+    except (
+        SafetensorError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path} is no sensitivity file, or damaged ({reason:.200}); make it again"
         ) from None
 
 
-def _checksum(said: str, tensors: dict[str, Tensor]) -> str:
+def _checksum(said: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """CRC-32C of the meaning and the values, by name."""
     values = (tensors[name].contiguous().view(-1) for name in sorted(tensors))
-    parts = [said.encode(), *(value.view(torch.uint8).numpy().tobytes() for value in values)]
-    return f"{google_crc32c.value(b''.join(parts)):08x}"
+    parts = (value.view(torch.uint8).numpy().tobytes() for value in values)
+    return f"{google_crc32c.value(json.dumps(said).encode() + b''.join(parts)):08x}"

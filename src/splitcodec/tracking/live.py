@@ -8,28 +8,20 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
-from splitcodec.report.curves import curve_name
-from splitcodec.tracking import (
-    FIXED,
-    KEY,
-    LIVE,
-    RESULTS,
-    Store,
-    history_of,
-    point_name,
-    point_seed,
-    queue_of,
-    quieten,
-)
+from splitcodec.tracking.store import BATCH, FIXED, KEY, LIVE, RESULTS, Store, quieten
+from splitcodec.tracking.wanted import history_of, point_key, point_name, point_seed
+
+QUEUE = "mlflow-queue"
+"""Directory, in that of the results, of points that wait for the store."""
 
 RETRY_SECONDS = 30.0
-_BATCH = 900  # MLflow takes at most 1,000 metrics at once
 _MEASURED = "tokens_per_second"  # the one figure that a repeated step has anew
 
 
@@ -38,23 +30,31 @@ class LiveRun:
 
     `point` has model, split, codec (its name), coder, lambda and seed, as a row of the table of
     points has them; `results` is the experiment's directory. The run starts with the first entry.
-    Where the store cannot be reached, training goes on, and the entries wait in the queue.
+    Where the store cannot be reached, training goes on, and the entries wait in the queue. Between
+    the first entry that is sent and the end of the `with` block the run also shows the load of the
+    machine.
     """
 
     def __init__(self, point: dict[str, Any], results: Path, uri: str) -> None:
-        place = f"{point['model']}/split{point['split']}"
-        name = f"{point_name(point)}{point_seed(point)}"
-        self._key = f"{place}/{curve_name(point['codec'], point['coder'])}/{name}"
-        self._name = f"split{point['split']}/{name}"
+        self._key = point_key(point)
+        self._name = f"split{point['split']}/{point_name(point)}{point_seed(point)}"
         self._results, self._uri = results, uri
         self._queue = queue_of(results, self._key)
         self._entries = _read(self._queue)
         self._metrics = [metric for line in self._entries.values() for metric in _metrics(line)]
         self._store: Store | None = None
         self._run: str | None = None
+        self._machine: SystemMetricsMonitor | None = None
         self._sent = 0
         self._silent_until = 0.0
         self._told = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._machine is not None:
+            self._machine.finish()
 
     def __call__(self, entry: dict[str, Any]) -> None:
         """Note one entry of the training log, and send what waits."""
@@ -74,14 +74,16 @@ class LiveRun:
     def _begin_again(self) -> None:
         self._queue.unlink(missing_ok=True)
         self._entries, self._metrics, self._sent = {}, [], 0
-        self._store = self._run = None
+        self.__exit__()
+        self._store = self._run = self._machine = None
 
     def _send(self) -> None:
         try:
             if self._run is None:
                 self._run = self._start()
+                self._machine = self._watch_machine()
             while self._sent < len(self._metrics):
-                batch = self._metrics[self._sent : self._sent + _BATCH]
+                batch = self._metrics[self._sent : self._sent + BATCH]
                 self._store.client.log_batch(self._run, metrics=batch)
                 self._sent += len(batch)
         except (MlflowException, SQLAlchemyError, ImportError) as error:
@@ -106,6 +108,16 @@ class LiveRun:
         started = round(time.time() * 1000)
         created = client.create_run(self._store.experiment, started, tags, self._name)
         return created.info.run_id
+
+    def _watch_machine(self) -> SystemMetricsMonitor:
+        monitor = SystemMetricsMonitor(self._run, resume_logging=True, tracking_uri=self._uri)
+        monitor.start()
+        return monitor
+
+
+def queue_of(results: Path, key: str) -> Path:
+    """Where the points of the run `key` wait for the store."""
+    return results / QUEUE / f"{key}.jsonl"
 
 
 def _read(queue: Path) -> dict[tuple[str, int], dict[str, Any]]:

@@ -1,0 +1,67 @@
+"""A whole results directory in MLflow."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+from requests import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from splitcodec.errors import InputError
+from splitcodec.files import read_json, write_json
+from splitcodec.report.table import read_points
+from splitcodec.tracking.live import queue_of
+from splitcodec.tracking.registry import Registry
+from splitcodec.tracking.store import Store, quieten
+from splitcodec.tracking.versions import wanted_versions
+from splitcodec.tracking.views import page, views
+from splitcodec.tracking.wanted import wanted_runs
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+def sync(results: Path, tracking_uri: str | None = None, later: bool = False) -> None:
+    """Make MLflow show the results/<experiment> directory, of which nothing else is needed.
+
+    The store is `tracking_uri`, else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db; what is where
+    in it goes to mlflow-runs.json. Raises InputError if the store cannot be used, or with `later`
+    notes so in that file: the artefacts hold all, and a later call sends it.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    shown = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)  # passwords stay out of artefacts
+    record, experiment = results / "mlflow-runs.json", results.resolve().name
+    points = read_points(results / "points.parquet")
+    trainings = sorted(results.glob("codecs/*/*/*/*/training.jsonl"))
+    wanted = wanted_runs(points, sorted((results / "figures").glob("*")), trainings)
+    versions = wanted_versions(experiment, points, sorted(results.glob("codecs/*/*/*/*")))
+    quieten()
+    try:
+        store = Store(uri, shown, experiment, record)
+        ids = store.show(wanted)
+        store.save_views(views(dict.fromkeys((run.model, run.split) for run in wanted)))
+        Registry(store, experiment, ids).show(versions)
+    except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
+        reason = " ".join(str(error).replace(uri, shown).split())
+        if later:
+            former = read_json(record) if record.exists() else {"runs": {}}
+            write_json(record, former | {"tracking_uri": shown, "waits": f"{reason:.160}"})
+            print(f"MLflow cannot be reached; later: splitcodec track sync {results}")
+            return
+        raise InputError(
+            f"MLflow cannot use {shown} ({reason:.160}); check MLFLOW_TRACKING_URI, or move that "
+            "store away and rerun"
+        ) from None
+    for key in ids:
+        queue_of(results, key).unlink(missing_ok=True)
+    opened = {"tracking_uri": shown, "experiment": experiment, "experiment_id": store.experiment}
+    write_json(record, opened | _how_to_open(shown, store.experiment) | {"runs": ids})
+
+
+def _how_to_open(uri: str, experiment: str) -> dict[str, str | None]:
+    """The command that serves the store, if it needs one, and the address of its runs."""
+    if uri.startswith(("http://", "https://")):
+        return {"command": None, "page": page(uri, experiment)}
+    command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return {"command": command, "page": page("http://127.0.0.1:5000", experiment)}

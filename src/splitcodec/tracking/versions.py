@@ -1,0 +1,140 @@
+"""The Pareto-best points as versions of registered models: which, called what, and their cards."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from splitcodec.files import read_json, sha256_of_file
+from splitcodec.report.table import perplexity_increase
+from splitcodec.tracking.wanted import digest_of, point_key, point_name, point_seed
+
+ALLOWED = (1, 2, 5, 10)
+"""Percent of perplexity that the points of the aliases `best-at-<n>-percent` may lose."""
+
+FILES = ("codec.json", "codec.safetensors", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class WantedVersion:
+    """A point that no other one of its model and split beats in rate and quality both.
+
+    `key` is that of the point's run, `row` the row of the table, `folder` that of the codec.
+    """
+
+    model: str
+    key: str
+    row: dict[str, Any]
+    folder: Path
+    aliases: tuple[str, ...] = ()
+
+    @cached_property
+    def codec(self) -> dict[str, Any]:
+        """What codec.json says."""
+        return read_json(self.folder / "codec.json")
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that are the codec."""
+        return [path for name in FILES if (path := self.folder / name).exists()]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the list of versions can be searched by."""
+        row = self.row
+        tags = {name: str(row[name]) for name in ("codec", "coder", "mode", "codec_hash")}
+        return tags | {
+            "bits_per_token_file": f"{row['bits_per_token_file']:.1f}",
+            "perplexity_increase_percent": f"{row['perplexity_increase_percent']:.2f}",
+        }
+
+    @property
+    def digest(self) -> str:
+        """Of all that a version cannot have changed."""
+        return digest_of(self.key, self.tags, self.card, [sha256_of_file(p) for p in self.files])
+
+    @property
+    def card(self) -> str:
+        """What a user should know before using the codec, in Markdown."""
+        row, codec = self.row, self.codec
+        settings = codec["hyperparameters"] | codec.get("tuning", {})
+        said = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
+        learned = "nothing but the codec" if row["mode"] in ("none", "frozen") else row["mode"]
+        uncoded = row["perplexity"] / (1 + row["perplexity_increase_percent"] / 100)
+        return _CARD.format(
+            title=f"{point_name(row)}{point_seed(row)}",
+            said=said,
+            learned=learned,
+            uncoded=uncoded,
+            channels=codec["channels"],
+            training=codec.get("data_hash", "unknown"),
+            registered=self.model,
+            **row,
+        )
+
+
+_CARD = """\
+# {title}
+
+Codes the input of block {split} of {model} (counted from 0): {channels} channels a token.
+
+| | |
+|---|---|
+| bits per token (container file) | {bits_per_token_file:,.1f} |
+| perplexity | {perplexity:,.2f}, {perplexity_increase_percent:+.1f} % over {uncoded:,.2f} uncoded |
+| KL from the uncoded prediction | {kl:.4f} nats per token |
+| likeliest token kept | {top1_agreement:.3f} |
+| time a token | {encode_ms_per_token:.3f} ms to encode, {decode_ms_per_token:.3f} ms to decode |
+| evaluated on | {tokens:,} tokens of {documents} documents, data {data_hash} |
+| timed on | {hardware} |
+| learned | {learned}; on data {training} |
+| settings | {said} |
+| codec, code | {codec_hash}, {git_commit} |
+
+No other codec of this experiment has fewer bits and a lower perplexity. Rates and perplexity hold
+for text like that of the evaluation; on other text measure again.
+
+```python
+import mlflow
+codec = mlflow.pyfunc.load_model("models:/{registered}/<version>")
+decoded = codec.predict(representation)  # float32 (tokens, channels), coded to bytes and back
+```
+"""
+
+
+def wanted_versions(
+    experiment: str, points: pd.DataFrame, folders: list[Path]
+) -> list[WantedVersion]:
+    """A version for each Pareto-best point, cheapest first; of the codecs in `folders`."""
+    points = points.assign(perplexity_increase_percent=perplexity_increase(points))
+    described = {folder: folder / FILES[0] for folder in folders}
+    by_hash = {read_json(p).get("hash"): folder for folder, p in described.items() if p.exists()}
+    wanted = []
+    for (model, split), table in points.groupby(["model", "split"]):
+        front = [row for row in pareto(table) if row["codec_hash"] in by_hash]
+        best = best_at(front)
+        for number, row in enumerate(front):
+            aliases = tuple(alias for alias, chosen in best.items() if chosen == number)
+            folder = by_hash[row["codec_hash"]]
+            name = f"{experiment}-{model}-split{split}"
+            wanted.append(WantedVersion(name, point_key(row), row, folder, aliases))
+    return wanted
+
+
+def pareto(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows that no other beats: in order of rate, each of a lower cross-entropy."""
+    ordered = table.sort_values(["bits_per_token_file", "cross_entropy"])
+    before = ordered["cross_entropy"].cummin().shift(fill_value=float("inf"))
+    return ordered[ordered["cross_entropy"] < before].to_dict("records")
+
+
+def best_at(front: list[dict[str, Any]]) -> dict[str, int]:
+    """For each alias the place of its point in `front`: the cheapest that loses no more."""
+    best = {}
+    for percent in ALLOWED:
+        good = [n for n, row in enumerate(front) if row["perplexity_increase_percent"] <= percent]
+        if good:
+            best[f"best-at-{percent}-percent"] = good[0]
+    return best
