@@ -20,11 +20,12 @@ def collect(
     parquet: Annotated[Path, typer.Option(help="the same table, typed")],
     metrics: Annotated[Path, typer.Option(help="rate and quality of each point, as JSON")],
     git_commit: Annotated[str, typer.Option(help="of the code that made the points")] = "unknown",
+    task: Annotated[list[Path], typer.Option(help="JSON files made by task")] = [],  # noqa: B006
 ) -> None:
     """Join all points of an experiment into one table."""
     from splitcodec.report.table import collect, write_metrics
 
-    collect(experiment, evaluation, codec, latency, git_commit, csv, parquet)
+    collect(experiment, evaluation, codec, latency, git_commit, csv, parquet, task)
     write_metrics(parquet, metrics)
 
 
