@@ -17,12 +17,13 @@ SHELL := bash
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'CONFIG=params/my.yaml chooses the experiment, CORES=4 how many cores it may use.'
+	@echo 'CONFIG=params/my.yaml chooses the experiment, CORES=4 how many cores it may use, SEEDS=3 how many seeds.'
 
 setup: $(INSTALLED) ## create .venv with the pinned packages, if that is still to be done
 
 run: setup ## run the experiment of CONFIG on CORES cores, then print its results
 	@$(IN_VENV) snakemake --logger splitcodec --rerun-incomplete --cores $(CORES) --configfile $(CONFIG) \
+	  $(if $(SEEDS),--config "seeds=[$$(seq -s, 0 $$(($(SEEDS) - 1)))]") \
 	  || { ls .snakemake/locks/* > /dev/null 2>&1 && echo 'If no other run is under way, a killed one left its lock: make unlock'; exit 1; }
 	@experiment=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["experiment"])' $(CONFIG)) \
 	  && $(BIN)/splitcodec summary "results/$$experiment"

@@ -96,6 +96,16 @@ def test_another_seed_gives_another_model(made, world, tmp_path):
     assert (other / "tokenizer.json").read_bytes() == (made / "tokenizer.json").read_bytes()
 
 
+def test_the_layout_of_pythia(world, tmp_path):
+    directory = make(world, tmp_path / "model", architecture="gpt_neox", steps=2)
+    model = SplitModel.load(directory)
+    assert model.model.config.model_type == "gpt_neox"
+    assert (model.blocks, model.channels, model.vocabulary) == (2, 16, 280)
+    tokens = torch.arange(20)[None]
+    whole = model.model(tokens).logits
+    assert torch.equal(model.back(model.front(tokens, 1), 1), whole)
+
+
 def test_too_little_text_for_the_vocabulary(world, tmp_path):
     with pytest.raises(InputError, match="lower vocabulary") as caught:
         make(world, tmp_path / "model", vocabulary=50_000)

@@ -25,6 +25,7 @@ END_TO_END = [codec.name for codec in SETTINGS.codecs if changes_front(codec.mod
 NEEDING_MODEL = END_TO_END + [
     codec.name for codec in SETTINGS.codecs if codec.set.get("tokens")
 ]
+TASKS = {task.name: task for task in SETTINGS.tasks}
 TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet"
 PARTITIONS = ["train", "validation", "evaluation"]
 CODEC_FILES = ["codec.safetensors", "codec.json", "training.jsonl"]
@@ -38,6 +39,7 @@ def one_of(names):
 wildcard_constraints:
     model=one_of(MODELS),
     split=r"\d+",
+    task=one_of(TASKS),
     codec=one_of([*CODECS, *SETTINGS.baselines.codecs]),
     partition="train|validation|evaluation",
     variant=r"fixed|shared-seed\d+|(lambda[^/]+-)?seed\d+",

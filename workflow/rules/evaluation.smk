@@ -139,3 +139,41 @@ rule references:
         "splitcodec references --model {input.model} --activations {input.activations}"
         " --train-tokens {input.train_tokens} --tokens {input.tokens} {params.args}"
         " --out {output} > {log} 2>&1"
+
+
+# The model with the codec inside on every downstream task, all points of a codec in one process,
+# which measures the plain model once.
+for name in ALL_CODECS:
+
+    rule:
+        name:
+            f"task_{name}"
+        input:
+            model="data/models/{model}",
+            codecs=codecs_at_split([name]),
+        output:
+            [
+                f"{RESULTS}/tasks/{{task}}/{{model}}/split{{split}}/{name}/{variant}.json"
+                for variant in variants(name)
+            ],
+        log:
+            log_of(f"task/{{task}}/{{model}}/split{{split}}/{name}"),
+        benchmark:
+            benchmark_of(f"task/{{task}}/{{model}}/split{{split}}/{name}")
+        resources:
+            **needs("evaluate"),
+        params:
+            task=lambda wildcards: flags(
+                task=inline(TASKS[wildcards.task].model_dump(exclude_none=True))
+            ),
+            args=lambda wildcards, input, output: flags(
+                codec=folders(input.codecs),
+                out=list(output),
+                model_dtype=model_dtype(wildcards),
+                start_token=SETTINGS.text.start_token,
+                **SETTINGS.evaluation.model_dump(),
+            ),
+        message:
+            f"task {{wildcards.task}} with {name} at split {{wildcards.split}}"
+        shell:
+            "splitcodec task --model {input.model} {params.task} {params.args} > {log} 2>&1"

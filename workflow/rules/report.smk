@@ -15,6 +15,11 @@ rule collect:
         evaluation=[f"{RESULTS}/evaluation/{point}.json" for point in ALL_POINTS],
         codec=CODEC_JSON,
         latency=every_split(f"{RESULTS}/latency/{{model}}/split{{split}}.json"),
+        task=[
+            f"{RESULTS}/tasks/{task}/{point}.json"
+            for task in TASKS
+            for point in ALL_POINTS
+        ],
     output:
         csv=report(f"{RESULTS}/points.csv", "../report/points.rst", category="Points"),
         parquet=POINTS,
@@ -29,6 +34,7 @@ rule collect:
             evaluation=list(input.evaluation),
             codec=list(input.codec),
             latency=list(input.latency),
+            task=list(input.task),
         ),
     message:
         "collecting the points"

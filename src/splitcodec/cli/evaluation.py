@@ -16,8 +16,11 @@ from splitcodec.cli.common import (
     Store,
     app,
     load_model,
+    parse_yaml,
+    validated,
 )
 from splitcodec.errors import SettingsError
+from splitcodec.settings import Task
 
 
 @app.command()
@@ -100,3 +103,27 @@ def references(
         "perplexity_uncoded": own["perplexity"],
     }
     write_sealed_json(out, {**names, **rates, **uncoded})
+
+
+@app.command()
+def task(
+    model: ModelDirectory,
+    task: Annotated[str, typer.Option(help="'{name: mine, kind: files, path: my/*.jsonl}'")],
+    codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
+    out: Annotated[list[Path], typer.Option(help="JSON to write, one for each --codec, in order")],
+    model_dtype: DtypeOption = Dtype.float32,
+    batch_sequences: BatchSequences = 8,
+    bootstrap: Resamples = 1000,
+    start_token: bool = True,
+) -> None:
+    """Measure the accuracy of the model on a downstream task, with each codec inside."""
+    if len(codec) != len(out):
+        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    wanted = validated(Task, parse_yaml(task) or {})
+    from splitcodec.files import write_sealed_json
+    from splitcodec.inference.tasks import run_task
+
+    loaded = load_model(model, model_dtype)
+    rows = run_task(wanted, loaded, model, codec, batch_sequences, bootstrap, start_token)
+    for row, path in zip(rows, out, strict=True):
+        write_sealed_json(path, {"points": [row]})

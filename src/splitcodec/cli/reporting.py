@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from splitcodec.cli.common import Files, Out, app
+from splitcodec.errors import SettingsError
 from splitcodec.settings import Settings
 
 
@@ -20,11 +21,12 @@ def collect(
     parquet: Annotated[Path, typer.Option(help="the same table, typed")],
     metrics: Annotated[Path, typer.Option(help="rate and quality of each point, as JSON")],
     git_commit: Annotated[str, typer.Option(help="of the code that made the points")] = "unknown",
+    task: Annotated[list[Path], typer.Option(help="JSON files made by task")] = [],  # noqa: B006
 ) -> None:
     """Join all points of an experiment into one table."""
     from splitcodec.report.table import collect, write_metrics
 
-    collect(experiment, evaluation, codec, latency, git_commit, csv, parquet)
+    collect(experiment, evaluation, codec, latency, git_commit, csv, parquet, task)
     write_metrics(parquet, metrics)
 
 
@@ -88,3 +90,44 @@ def summary(results: Annotated[Path, typer.Argument(help="results/<experiment>")
 def schema() -> None:
     """Print the JSON schema of params files."""
     print(json.dumps(Settings.model_json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def plan(
+    params: Annotated[Path, typer.Argument(help="params file")],
+    teraflops: Annotated[float, typer.Option(min=0.001, help="of a device, at its peak")] = 312,
+    utilisation: Annotated[float, typer.Option(min=0.001, max=1, help="of it, reached")] = 0.3,
+    shape: Annotated[
+        list[str], typer.Option(help="MODEL=BLOCKSxCHANNELSxVOCABULARY, where it is not known")
+    ] = [],  # noqa: B006
+    warn_terabytes: Annotated[float, typer.Option(help="of activations, above which to warn")] = 1,
+) -> None:
+    """Say what an experiment will take, by arithmetic: jobs, GPU-hours and storage."""
+    from splitcodec.plan import Device, Shape, plan, shape_of
+    from splitcodec.settings import load_settings
+
+    settings = load_settings(params)
+    try:
+        given = {
+            name: Shape(*map(int, size.split("x")))
+            for name, _, size in (text.partition("=") for text in shape)
+        }
+    except (TypeError, ValueError):
+        raise SettingsError(f"--shape {shape}: write gpt2=12x768x50257") from None
+    shapes = {model.name: shape_of(model, given) for model in settings.models}
+    lines = plan(settings, shapes, Device(teraflops, utilisation))
+    print(f"{'phase':12} {'jobs':>6} {'GPU-hours':>10} {'GB':>10}")
+    for line in lines:
+        print(f"{line.phase:12} {line.jobs:6} {line.gpu_hours:10.1f} {line.bytes / 1e9:10.1f}")
+    hours, jobs = sum(line.gpu_hours for line in lines), sum(line.jobs for line in lines)
+    print(f"{'all':12} {jobs:6} {hours:10.1f} {sum(line.bytes for line in lines) / 1e9:10.1f}")
+    print(
+        "By arithmetic: 2 operations a weight and token forward, 6 in training, at "
+        f"{utilisation:.0%} of {teraflops:g} TFLOP/s. Tasks and codec networks are not counted."
+    )
+    stores = next(line.bytes for line in lines if line.phase == "activations")
+    if stores > warn_terabytes * 1e12:
+        print(
+            f"warning: {stores / 1e12:.1f} TB of activations; lower activations.train_sequences "
+            "(end-to-end codecs read tokens, not stored activations)"
+        )

@@ -106,16 +106,19 @@ def collect(
     git_commit: str,
     csv: Path,
     parquet: Path,
+    tasks: list[Path] | None = None,
 ) -> None:
     """Join the artefacts of all points into `csv` and `parquet`.
 
     `evaluations` are `evaluation/<model>/split<k>/<codec>/<variant>.json`, `codecs` are
     `codecs/<model>/split<k>/<codec>/<variant>/codec.json`, `latencies` are
-    `latency/<model>/split<k>.json`: the places name what the points belong to. Raises InputError
-    that names the point when one of the three is missing, or the codec changed after evaluation.
+    `latency/<model>/split<k>.json`, `tasks` are
+    `tasks/<task>/<model>/split<k>/<codec>/<variant>.json`: the places name what the points belong
+    to. Raises InputError that names the point when one of the first three is missing, or the codec
+    changed after evaluation.
     """
     described = {_codec_key(path): read_json(path) for path in codecs}
-    timed = _timings(latencies)
+    timed, measured = _timings(latencies), _tasks(tasks or [])
     rows = []
     for path in evaluations:
         key = _evaluation_key(path)
@@ -123,6 +126,7 @@ def collect(
         for point in _points(path, read_json(path)):
             rows.append(_row(path, key, point, codec, timed))
             rows[-1] |= {"experiment": experiment, "git_commit": git_commit}
+            rows[-1] |= _task_columns(key, rows[-1], measured)
     if unused := described.keys() - {_evaluation_key(path) for path in evaluations}:
         raise InputError(f"no evaluation of {_said(min(unused))}; rerun its evaluation")
     if not rows:
@@ -143,7 +147,7 @@ def write_metrics(points: Path, out: Path) -> None:
 
 
 def read_points(path: Path) -> pd.DataFrame:
-    """Read points.csv or points.parquet, with exactly the columns and types of `COLUMNS`.
+    """Read points.csv or points.parquet, with the columns and types of `COLUMNS` and of tasks.
 
     Raises InputError when the file is missing, damaged, or is not a table of points.
     """
@@ -197,6 +201,57 @@ def _timings(latencies: list[Path]) -> dict[tuple[str, ...], dict[str, Any]]:
     return rows
 
 
+def _tasks(paths: list[Path]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """What was measured of each (model, split<k>, codec, variant), a row a task."""
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for path in paths:
+        rows.setdefault(_evaluation_key(path), []).extend(_points(path, read_json(path)))
+    return rows
+
+
+def _task_columns(
+    key: tuple[str, ...],
+    point: dict[str, Any],
+    measured: dict[tuple[str, ...], list[dict[str, Any]]],
+) -> dict[str, float | None]:
+    """The columns of every task for one point; its rate is that of the coder that was measured."""
+    columns = {}
+    for row in measured.get(key, []):
+        if row["codec_hash"] != point["codec_hash"]:
+            raise InputError(f"task {row['task']} of {_said(key)} is of another codec; rerun it")
+        name = f"task_{row['task']}"
+        columns |= {
+            f"{name}_accuracy": row["accuracy"],
+            f"{name}_accuracy_low": row["low"],
+            f"{name}_accuracy_high": row["high"],
+            f"{name}_accuracy_uncoded": row["accuracy_uncoded"],
+            f"{name}_bits_per_token": (
+                row["bits_per_token"] if row["coder"] == point["coder"] else None
+            ),
+        }
+    return columns
+
+
+_TASK_MEANINGS = {
+    "accuracy": ("share", "of the task's items that the model with the codec inside gets right"),
+    "accuracy_low": ("share", "lower end of its 95 % interval"),
+    "accuracy_high": ("share", "upper end, by bootstrap over items"),
+    "accuracy_uncoded": ("share", "of the plain model, same items"),
+    "bits_per_token": ("bits/token", "of the streams of the task's items; empty if not measured"),
+}
+
+
+def _all_columns(table: pd.DataFrame) -> list[Column]:
+    """Those of every table, and those of the tasks in this one."""
+    found = []
+    for name in table.columns:
+        ends = [end for end in _TASK_MEANINGS if name.endswith(f"_{end}")]
+        if name.startswith("task_") and ends:
+            unit, meaning = _TASK_MEANINGS[ends[0]]
+            found.append(Column(name, NUMBER, unit, meaning))
+    return [*COLUMNS, *found]
+
+
 def _row(
     path: Path,
     key: tuple[str, ...],
@@ -245,7 +300,8 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
             "collect the points again"
         )
     try:
-        table = table[NAMES].astype({column.name: column.dtype for column in COLUMNS})
+        columns = {column.name: column.dtype for column in _all_columns(table)}
+        table = table[list(columns)].astype(columns)
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{where} has a value of a wrong type ({_line(error)})") from None
     required = table[[name for name in NAMES if name not in OPTIONAL]]
@@ -261,14 +317,15 @@ def _line(error: Exception) -> str:
 
 
 def _write(table: pd.DataFrame, csv: Path, parquet: Path) -> None:
+    columns = _all_columns(table)
     meaning = {
         "kind": "points",
         "splitcodec": __version__,
-        "columns": {c.name: {"unit": c.unit, "meaning": c.meaning} for c in COLUMNS},
+        "columns": {c.name: {"unit": c.unit, "meaning": c.meaning} for c in columns},
     }
     fields = [
         pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning})
-        for c in COLUMNS
+        for c in columns
     ]
     schema = pa.schema(fields, metadata={"splitcodec": json.dumps(meaning, ensure_ascii=False)})
     with atomic_path(csv) as temporary:
@@ -282,5 +339,5 @@ def _write(table: pd.DataFrame, csv: Path, parquet: Path) -> None:
 def _read_csv(path: Path) -> pd.DataFrame:
     # Everything as text first: a hash of digits must not become a number, nor `none` a gap.
     text = pd.read_csv(path, dtype=str, keep_default_na=False)
-    numeric = [c.name for c in COLUMNS if c.dtype != TEXT and c.name in text.columns]
+    numeric = [c.name for c in _all_columns(text) if c.dtype != TEXT and c.name in text.columns]
     return text.assign(**{name: pd.to_numeric(text[name].replace("", None)) for name in numeric})

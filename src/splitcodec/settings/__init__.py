@@ -27,6 +27,7 @@ from splitcodec.settings.inputs import (
 )
 from splitcodec.settings.measures import Activations, Bounds, Evaluation, Latency, Sensitivity
 from splitcodec.settings.optimisation import Optimisation, Tuning
+from splitcodec.settings.tasks import Task
 
 __all__ = [
     "FilesSource",
@@ -39,6 +40,7 @@ __all__ = [
     "RandomSource",
     "Settings",
     "Strict",
+    "Task",
     "TextSource",
     "TrainedSource",
     "Tuning",
@@ -63,6 +65,7 @@ class Settings(Strict):
     evaluation: Evaluation = Evaluation()
     latency: Latency = Latency()
     bounds: Bounds = Bounds()
+    tasks: Annotated[list[Task], Different] = Field([])
 
 
 def load_settings(values: dict | Path) -> Settings:

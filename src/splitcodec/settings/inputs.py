@@ -50,9 +50,10 @@ class RandomSource(Strict):
 
 
 class TrainedSource(Optimisation):
-    """A small GPT-2 trained here: tokeniser and weights from the training partition alone."""
+    """A small model trained here: tokeniser and weights from the training partition alone."""
 
     kind: Literal["trained"]
+    architecture: Literal["gpt2", "gpt_neox"] = Field("gpt2", description="gpt_neox: as Pythia")
     blocks: PositiveInt = 6
     channels: PositiveInt = 128
     heads: PositiveInt = 4

@@ -1,7 +1,8 @@
 """A small language model trained here, on the training partition alone: for experiments in which
 everything, the model included, is made from the text.
 
-GPT-2 layout (Radford et al. 2019) without dropout; tokeniser: byte-level BPE (Sennrich et al.
+GPT-2 layout (Radford et al. 2019) or that of Pythia (GPT-NeoX, Black et al. 2022), without
+dropout; tokeniser: byte-level BPE (Sennrich et al.
 2016, by `tokenizers`). Repeatable, and resumed where a killed run stopped.
 """
 
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, PreTrainedTokenizerFast
 
 from splitcodec.errors import InputError
 from splitcodec.files import sha256_of_file
@@ -86,18 +87,29 @@ def train_tokeniser(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def untrained_model(source: TrainedSource, tokeniser: PreTrainedTokenizerFast) -> nn.Module:
     """The model before its first step."""
-    config = GPT2Config(
-        vocab_size=source.vocabulary,
-        n_embd=source.channels,
-        n_layer=source.blocks,
-        n_head=source.heads,
-        n_positions=source.context,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=tokeniser.bos_token_id,
-        eos_token_id=tokeniser.eos_token_id,
-    )
+    ends = dict(bos_token_id=tokeniser.bos_token_id, eos_token_id=tokeniser.eos_token_id)
+    if source.architecture == "gpt_neox":
+        config = GPTNeoXConfig(
+            vocab_size=source.vocabulary,
+            hidden_size=source.channels,
+            intermediate_size=4 * source.channels,
+            num_hidden_layers=source.blocks,
+            num_attention_heads=source.heads,
+            max_position_embeddings=source.context,
+            **ends,
+        )
+    else:
+        config = GPT2Config(
+            vocab_size=source.vocabulary,
+            n_embd=source.channels,
+            n_layer=source.blocks,
+            n_head=source.heads,
+            n_positions=source.context,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **ends,
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         return AutoModelForCausalLM.from_config(config)

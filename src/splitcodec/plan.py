@@ -1,0 +1,163 @@
+"""What an experiment will take before it is run: jobs, GPU-hours, bytes on disk.
+
+Arithmetic, not measurement. A forward pass costs two floating-point operations a weight and token,
+a training step three times that (Kaplan et al. 2020); a device does `teraflops` of them a second
+at its peak, and `utilisation` of that in practice. Codec networks, which are small, are left out.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitcodec.errors import SettingsError
+from splitcodec.settings import Settings, changes_front
+from splitcodec.settings.codecs import Codec
+from splitcodec.settings.inputs import Model
+
+_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a transformer: blocks, channels, token ids."""
+
+    blocks: int
+    channels: int
+    vocabulary: int
+
+    @property
+    def weights(self) -> int:
+        """That a token is multiplied with: twelve matrices of channels² a block, and the head."""
+        return 12 * self.blocks * self.channels**2 + self.vocabulary * self.channels
+
+
+KNOWN = {
+    "openai-community/gpt2": Shape(12, 768, 50257),
+    "EleutherAI/pythia-160m": Shape(12, 768, 50304),
+}
+"""Models of params/paper.yaml, whose configuration is on the hub."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One phase: its jobs, GPU-hours, bytes written."""
+
+    phase: str
+    jobs: int
+    gpu_hours: float = 0.0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Device:
+    """Peak in 10¹² operations a second, and the share of it that a training reaches."""
+
+    teraflops: float
+    utilisation: float
+
+    def hours(self, operations: float) -> float:
+        """For so many operations."""
+        return operations / (self.teraflops * 1e12 * self.utilisation) / 3600
+
+
+def shape_of(model: Model, given: dict[str, Shape], data: Path = Path("data/models")) -> Shape:
+    """The shape of a model as given, as its settings say, or as it lies in `data`.
+
+    Raises SettingsError where none of them knows.
+    """
+    source = model.source
+    if model.name in given:
+        return given[model.name]
+    if source.kind in ("trained", "random"):
+        return Shape(source.blocks, source.channels, getattr(source, "vocabulary", 257))
+    path = data / model.name / "config.json"
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        names = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"), ("vocab_size",))
+        values = [next((config[n] for n in known if n in config), None) for known in names]
+        if None not in values:
+            return Shape(*values)
+    if getattr(source, "repository", None) in KNOWN:
+        return KNOWN[source.repository]
+    raise SettingsError(
+        f"the shape of {model.name} is not known before it is fetched; give "
+        f"--shape {model.name}=BLOCKSxCHANNELSxVOCABULARY"
+    )
+
+
+def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[Line]:
+    """A line for each phase of the workflow."""
+    models, text = settings.models, settings.text
+    length = text.sequence_length
+    tokens = {name: part.sequences * length for name, part in text.partitions.items()}
+    stored = dict(tokens)
+    if settings.activations.train_sequences:
+        stored["train"] = min(tokens["train"], settings.activations.train_sequences * length)
+    splits = sum(len(model.splits) for model in models)
+    points = sum(_points(codec, settings) for codec in settings.codecs)
+    baselines = len(settings.baselines.codecs)
+    files = points + baselines * len(settings.baselines.coders)
+    return [
+        Line("inputs", 1 + len(models) * 4, bytes=4 * sum(tokens.values()) * len(models)),
+        Line(
+            "activations",
+            len(models) * 4,
+            device.hours(sum(2 * shapes[m.name].weights * sum(stored.values()) for m in models)),
+            activation_bytes(settings, shapes, stored),
+        ),
+        Line(
+            "codecs",
+            splits * (points + bool(baselines)),
+            device.hours(_training(settings, shapes)),
+            sum(len(m.splits) * _weights_bytes(settings, shapes[m.name]) for m in models),
+        ),
+        Line("bitstreams", splits * (points + bool(baselines))),
+        Line(
+            "evaluation",
+            splits * (len(settings.codecs) + bool(baselines) + 1),
+            device.hours(
+                sum(
+                    2 * shapes[m.name].weights * tokens["evaluation"] * len(m.splits) * files
+                    for m in models
+                )
+            ),
+        ),
+        Line("tasks", splits * len(settings.tasks) * (len(settings.codecs) + baselines)),
+        Line("bounds", splits),
+        Line("report", 4),
+    ]
+
+
+def activation_bytes(settings: Settings, shapes: dict[str, Shape], stored: dict[str, int]) -> int:
+    """All stores: every split and the final representation of the stored tokens."""
+    width = _BYTES[settings.activations.dtype]
+    return sum(
+        (len(m.splits) + 1) * shapes[m.name].channels * width * sum(stored.values())
+        for m in settings.models
+    )
+
+
+def _points(codec: Codec, settings: Settings) -> int:
+    return max(1, len(codec.lambdas)) * len(codec.seeds or settings.seeds)
+
+
+def _training(settings: Settings, shapes: dict[str, Shape]) -> float:
+    """Operations of all trainings in which a model learns."""
+    total, length = 0.0, settings.text.sequence_length
+    for codec in settings.codecs:
+        if codec.mode == "frozen":
+            continue
+        tokens = codec.tuning.steps * codec.tuning.sequences * length * _points(codec, settings)
+        for model in settings.models:
+            blocks = shapes[model.name].blocks
+            for split in model.splits:
+                part = 1.0 if changes_front(codec.mode) else 1 - split / blocks
+                total += 6 * shapes[model.name].weights * tokens * part
+    return total
+
+
+def _weights_bytes(settings: Settings, shape: Shape) -> int:
+    """Changed models at one split, in float32."""
+    tuned = [codec for codec in settings.codecs if codec.mode.startswith(("end-to-end", "back"))]
+    whole = [codec for codec in tuned if not codec.mode.endswith("adapters")]
+    return sum(4 * shape.weights * _points(codec, settings) for codec in whole)

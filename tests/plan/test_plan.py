@@ -1,0 +1,55 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from splitcodec.errors import SettingsError
+from splitcodec.plan import Device, Shape, plan, shape_of
+from splitcodec.settings import load_settings
+
+PARAMS = Path(__file__).resolve().parents[2] / "params"
+PAPER = yaml.safe_load((PARAMS / "paper.yaml").read_text())
+GPT2 = Shape(12, 768, 50257)
+
+
+def planned(values, shapes=None):
+    settings = load_settings(values)
+    shapes = shapes or {model.name: GPT2 for model in settings.models}
+    return {line.phase: line for line in plan(settings, shapes, Device(100, 1.0))}
+
+
+def test_weights_of_gpt2_are_those_published():
+    # 124 M, of which position embeddings, biases and norms take part in no product
+    assert GPT2.weights == pytest.approx(123.5e6, rel=0.005)
+
+
+def test_training_is_six_operations_a_weight_and_token():
+    values = copy.deepcopy(PAPER)
+    values["models"] = values["models"][:1]
+    values["models"][0]["splits"] = [3]
+    values["codecs"] = values["codecs"][:1]
+    values["codecs"][0]["lambdas"] = [1e-3]
+    one = planned(values)["codecs"].gpu_hours
+    assert one == pytest.approx(6 * GPT2.weights * 600 * 480 * 1024 / 1e14 / 3600)
+    values["codecs"][0]["lambdas"] = [1e-3, 1e-2]
+    values["seeds"] = [0, 1, 2]
+    assert planned(values)["codecs"].gpu_hours == pytest.approx(6 * one)
+
+
+def test_storage_follows_the_stored_sequences():
+    few = planned(PAPER)["activations"].bytes
+    values = {**PAPER, "activations": {}}
+    everything = planned(values)["activations"].bytes
+    tokens = (288000 + 64 + 1000) * 1024
+    assert everything == 2 * 4 * 768 * 2 * tokens
+    assert few < everything / 100
+
+
+def test_the_shape_of_an_unknown_model_must_be_given():
+    values = copy.deepcopy(PAPER)
+    values["models"][0]["source"]["repository"] = "lab/other"
+    model = load_settings(values).models[0]
+    with pytest.raises(SettingsError, match="--shape gpt2="):
+        shape_of(model, {}, Path("nowhere"))
+    assert shape_of(model, {"gpt2": GPT2}) == GPT2
