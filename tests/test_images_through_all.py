@@ -21,6 +21,8 @@ from splitcodec.bounds.measure import Effort, measure_bounds
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.evaluation.bitstreams import encode
 from splitcodec.evaluation.fidelity import evaluate, evaluate_uncoded
+from splitcodec.evaluation.pictures import coded as coded_picture
+from splitcodec.evaluation.pictures import evaluate_pictures
 from splitcodec.files import write_json
 from splitcodec.inputs.images import fetch_images
 from splitcodec.inputs.model_inputs import read_inputs
@@ -187,6 +189,21 @@ def test_the_uncoded_model_agrees_with_itself(world):
     assert found["kl"] == pytest.approx(0, abs=1e-6)
     if model.predicts == "labels":
         assert found["accuracy"] == found["accuracy_uncoded"]
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_a_picture_sent_in_better_quality_costs_more_and_is_better(world, format):
+    folder, model = world
+    table, final = read_inputs(folder / "evaluation.parquet"), store(world, 3, "evaluation")
+    low, high = evaluate_pictures(model, table, final, format, [5, 95], 4, 50)
+    sizes = [coded_picture(table.pixels(row), format, 95)[1] for row in range(6)]
+    assert high["bits_per_picture"] == pytest.approx(8 * sum(sizes) / 6)
+    assert high["bits_per_token_file"] == pytest.approx(8 * sum(sizes) / final.tokens)
+    assert low["bits_per_token_file"] < high["bits_per_token_file"]
+    assert 0 < high["kl"] < low["kl"]
+    with pytest.raises(InputError, match="are not the pictures"):
+        other = read_inputs(folder / "validation.parquet")
+        evaluate_pictures(model, other, final, format, [5], 4, 50)
 
 
 def test_bounds_hold_for_images_too(world, coded):
