@@ -139,10 +139,10 @@ def coded(world):
     save_sensitivity(folder / "sensitivity.safetensors", fisher[1], meaning)
     small = dict(steps=4, polish_steps=3, width=8, heads=2, side_channels=2, batch_tokens=100)
     wanted = {
-        "klt": recipe("klt", 1e-3, 0, {}),
-        "hyperprior": recipe("hyperprior", 1e-3, 0, small | {"polish_batch_tokens": 64}),
-        "fp16": recipe("fp16", None, 0, {}),
-        "int2": recipe("int2", None, 0, {}),
+        "klt": recipe("klt", [1e-3], 0, {}),
+        "hyperprior": recipe("hyperprior", [1e-3], 0, small | {"polish_batch_tokens": 64}),
+        "fp16": recipe("fp16", [], 0, {}),
+        "int2": recipe("int2", [], 0, {}),
     }
     streams = {}
     for name, own in wanted.items():
