@@ -41,11 +41,7 @@ rule all:
 rule inputs:
     input:
         expand("data/models/{model}", model=MODELS),
-        expand(
-            f"{RESULTS}/tokens/{{model}}/{{partition}}.parquet",
-            model=MODELS,
-            partition=PARTITIONS,
-        ),
+        [inputs_of(model, partition) for model in MODELS for partition in PARTITIONS],
 
 
 rule activations:

@@ -8,14 +8,13 @@ from transformers import AutoModelForCausalLM
 from small_world import one_line, write_store
 from splitcodec.errors import BitstreamError, InputError
 from splitcodec.evaluation.bitstreams import Decoder, encode
-from splitcodec.evaluation.fidelity import (
+from splitcodec.evaluation.fidelity import evaluate, evaluate_uncoded
+from splitcodec.evaluation.measures import (
     AGREEMENT,
     CODED,
     COUNT,
     KL,
     UNCODED,
-    evaluate,
-    evaluate_uncoded,
     interval,
     summarise,
 )

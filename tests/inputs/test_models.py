@@ -122,7 +122,7 @@ def test_a_directory_inside_a_package_is_a_model(small, wheels, tmp_path):
         ("config.json", "has no config.json"),
         ("model.safetensors", "has no .*safetensors; save the model again"),
         ("tokenizer.json", "has no tokeniser that loads"),
-        ("everything", "is not one GGUF file or one directory"),
+        ("everything", "is not one file .* or one directory"),
     ],
 )
 def test_an_incomplete_directory_is_named(small, tmp_path, missing, complaint):

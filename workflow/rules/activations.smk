@@ -8,7 +8,7 @@ for name, settings in MODELS.items():
             f"extract_{name}"
         input:
             model=f"data/models/{name}",
-            tokens=f"{RESULTS}/tokens/{name}/{{partition}}.parquet",
+            tokens=inputs_of(name),
         output:
             [
                 f"{RESULTS}/activations/{name}/{place}/{{partition}}.parquet"
@@ -26,6 +26,7 @@ for name, settings in MODELS.items():
                 split=settings.splits,
                 out=f"{RESULTS}/activations/{name}",
                 model_dtype=settings.dtype,
+                patch=settings.patch,
                 **SETTINGS.activations.model_dump(),
             ),
         message:

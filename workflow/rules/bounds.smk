@@ -13,7 +13,7 @@ rule bounds:
         activations=store("train"),
         evaluation=store("evaluation"),
         sensitivity=f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors",
-        references=f"{RESULTS}/references/{{model}}.json",
+        references=references_of,
         codecs=codecs_at_split(TRANSFORMS),
     output:
         f"{RESULTS}/bounds/{{model}}/split{{split}}.json",
@@ -26,11 +26,12 @@ rule bounds:
     params:
         args=lambda wildcards, input: flags(
             codec=folders(input.codecs),
+            references=input.references or None,
             **SETTINGS.bounds.model_dump(),
         ),
     message:
         "estimating bounds at split {wildcards.split}"
     shell:
         "splitcodec bounds --activations {input.activations} --evaluation {input.evaluation}"
-        " --sensitivity {input.sensitivity} --references {input.references} {params.args}"
+        " --sensitivity {input.sensitivity} {params.args}"
         " --out {output} > {log} 2>&1"

@@ -32,7 +32,18 @@ if CLUSTER.fetch_here:
 
     localrules:
         fetch_model,
+
+
+if CLUSTER.fetch_here and SETTINGS.text:
+
+    localrules:
         fetch_text,
+
+
+if CLUSTER.fetch_here and SETTINGS.images:
+
+    localrules:
+        fetch_images,
 
 
 localrules:

@@ -26,7 +26,10 @@ NEEDING_MODEL = END_TO_END + [
     codec.name for codec in SETTINGS.codecs if codec.set.get("tokens")
 ]
 TASKS = {task.name: task for task in SETTINGS.tasks}
-TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet"
+TEXT_MODELS = [name for name, model in MODELS.items() if model.reads == "text"]
+IMAGE_MODELS = [name for name, model in MODELS.items() if model.reads == "images"]
+TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet" if SETTINGS.text else []
+IMAGES = f"data/images/{SETTINGS.images.name}/images.parquet" if SETTINGS.images else []
 PARTITIONS = ["train", "validation", "evaluation"]
 CODEC_FILES = ["codec.safetensors", "codec.json", "training.jsonl"]
 
@@ -100,6 +103,26 @@ def benchmark_of(place):
 
 def model_dtype(wildcards):
     return MODELS[wildcards.model].dtype
+
+
+def inputs_of(model, partition="{partition}"):
+    """What a model reads of a partition."""
+    folder = "pixels" if model in IMAGE_MODELS else "tokens"
+    return f"{RESULTS}/{folder}/{model}/{partition}.parquet"
+
+
+def rules_of(partitions):
+    """The rules of partitions, as the verbs take them."""
+    return [
+        inline({name: rule.model_dump(mode="json", exclude_none=True)})
+        for name, rule in partitions.items()
+    ]
+
+
+def references_of(wildcards):
+    """The reference rates of a model's inputs; of pictures there are none."""
+    known = wildcards.model in TEXT_MODELS
+    return f"{RESULTS}/references/{wildcards.model}.json" if known else []
 
 
 def store(partition, split="split{split}"):

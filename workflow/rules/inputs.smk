@@ -1,10 +1,7 @@
-"""Fetch or make the model, fetch the text, and cut it into sequences of tokens."""
+"""Fetch or make the model, fetch text and pictures, and make of them what the model reads."""
 
 TRAINED = [name for name, model in MODELS.items() if model.source.kind == "trained"]
-RULES = [
-    inline({name: rule.model_dump(mode="json", exclude_none=True)})
-    for name, rule in SETTINGS.text.partitions.items()
-]
+RULES = rules_of(SETTINGS.text.partitions) if SETTINGS.text else []
 
 
 rule fetch_model:
@@ -54,45 +51,94 @@ rule pretrain:
         " --checkpoint {params.checkpoint} --out {output} > {log} 2>&1"
 
 
-rule fetch_text:
-    output:
-        TEXT,
-    log:
-        log_of("fetch_text"),
-    benchmark:
-        benchmark_of("fetch_text")
-    resources:
-        **needs("fetch"),
-    params:
-        source=flags(
-            separator=SETTINGS.text.separator, **SETTINGS.text.source.model_dump()
-        ),
-    message:
-        "fetching the text"
-    shell:
-        "splitcodec fetch-text {params.source} --out {output} > {log} 2>&1"
+if SETTINGS.text:
+
+    rule fetch_text:
+        output:
+            TEXT,
+        log:
+            log_of("fetch_text"),
+        benchmark:
+            benchmark_of("fetch_text")
+        resources:
+            **needs("fetch"),
+        params:
+            source=flags(
+                separator=SETTINGS.text.separator, **SETTINGS.text.source.model_dump()
+            ),
+        message:
+            "fetching the text"
+        shell:
+            "splitcodec fetch-text {params.source} --out {output} > {log} 2>&1"
+
+    rule tokenise:
+        input:
+            documents=TEXT,
+            model="data/models/{model}",
+        output:
+            f"{RESULTS}/tokens/{{model}}/{{partition}}.parquet",
+        log:
+            log_of("tokenise/{model}/{partition}"),
+        benchmark:
+            benchmark_of("tokenise/{model}/{partition}")
+        wildcard_constraints:
+            model=one_of(TEXT_MODELS),
+        resources:
+            **needs("tokenise"),
+        params:
+            rules=flags(
+                rule=RULES,
+                sequence_length=SETTINGS.text.sequence_length,
+                start_token=SETTINGS.text.start_token,
+            ),
+        message:
+            "tokenising {wildcards.partition} for {wildcards.model}"
+        shell:
+            "splitcodec tokenise --documents {input.documents} --model {input.model}"
+            " --partition {wildcards.partition} {params.rules} --out {output} > {log} 2>&1"
 
 
-rule tokenise:
-    input:
-        documents=TEXT,
-        model="data/models/{model}",
-    output:
-        f"{RESULTS}/tokens/{{model}}/{{partition}}.parquet",
-    log:
-        log_of("tokenise/{model}/{partition}"),
-    benchmark:
-        benchmark_of("tokenise/{model}/{partition}")
-    resources:
-        **needs("tokenise"),
-    params:
-        rules=flags(
-            rule=RULES,
-            sequence_length=SETTINGS.text.sequence_length,
-            start_token=SETTINGS.text.start_token,
-        ),
-    message:
-        "tokenising {wildcards.partition} for {wildcards.model}"
-    shell:
-        "splitcodec tokenise --documents {input.documents} --model {input.model}"
-        " --partition {wildcards.partition} {params.rules} --out {output} > {log} 2>&1"
+if SETTINGS.images:
+
+    rule fetch_images:
+        output:
+            IMAGES,
+        log:
+            log_of("fetch_images"),
+        benchmark:
+            benchmark_of("fetch_images")
+        resources:
+            **needs("fetch"),
+        params:
+            source=flags(
+                source=[
+                    inline(source.model_dump(mode="json", exclude_none=True))
+                    for source in SETTINGS.images.sources
+                ]
+            ),
+        message:
+            "fetching the pictures"
+        shell:
+            "splitcodec fetch-images {params.source} --out {output} > {log} 2>&1"
+
+    rule prepare:
+        input:
+            images=IMAGES,
+            model="data/models/{model}",
+        output:
+            f"{RESULTS}/pixels/{{model}}/{{partition}}.parquet",
+        log:
+            log_of("prepare/{model}/{partition}"),
+        benchmark:
+            benchmark_of("prepare/{model}/{partition}")
+        wildcard_constraints:
+            model=one_of(IMAGE_MODELS),
+        resources:
+            **needs("tokenise"),
+        params:
+            rules=flags(rule=rules_of(SETTINGS.images.partitions)),
+        message:
+            "preparing pictures of {wildcards.partition} for {wildcards.model}"
+        shell:
+            "splitcodec prepare --images {input.images} --model {input.model}"
+            " --partition {wildcards.partition} {params.rules} --out {output} > {log} 2>&1"

@@ -2,7 +2,7 @@
 
 POINTS = f"{RESULTS}/points.parquet"
 CODEC_JSON = [f"{RESULTS}/codecs/{point}/codec.json" for point in ALL_POINTS]
-REFERENCES = expand(f"{RESULTS}/references/{{model}}.json", model=MODELS)
+REFERENCES = expand(f"{RESULTS}/references/{{model}}.json", model=TEXT_MODELS)
 BOUNDS = every_split(f"{RESULTS}/bounds/{{model}}/split{{split}}.json")
 RD_FIGURES = every_split(f"{RESULTS}/figures/rd-{{model}}-split{{split}}")
 RATE_FIGURES = expand(f"{RESULTS}/figures/rate-by-split-{{model}}", model=MODELS)

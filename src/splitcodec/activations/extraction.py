@@ -1,4 +1,4 @@
-"""One forward pass over a token file writes the representations at all splits."""
+"""One forward pass over a file of tokens or pixels writes the representations at all splits."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -8,7 +8,7 @@ import torch
 
 from splitcodec.activations.store import ActivationWriter
 from splitcodec.files import atomic_path, sha256_of_file
-from splitcodec.inputs.tokens import TokenTable, read_tokens
+from splitcodec.inputs.model_inputs import InputTable, read_inputs
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel, check_context
 
@@ -16,7 +16,7 @@ from splitcodec.splitting.model import SplitModel, check_context
 @torch.inference_mode()
 def extract(
     model: SplitModel,
-    tokens: Path,
+    inputs: Path,
     outputs: dict[int, Path],
     dtype: torch.dtype,
     batch_sequences: int,
@@ -24,29 +24,29 @@ def extract(
 ) -> None:
     """Write one store for each split in `outputs`, all complete or none.
 
-    Of the token file's sequences all are taken, or `sequences` of them, spread evenly.
+    Of the file's sequences all are taken, or `sequences` of them, spread evenly.
 
     Memory is bounded by one batch. The split at the last block is the *reference*: the uncoded
     final representation, from which the head alone gives the uncoded logits.
     """
-    table = read_tokens(tokens)
-    check_context(model, max(len(sequence) for sequence in table.sequences))
+    table = read_inputs(inputs)
+    check_context(model, table.longest)
     for split in outputs:
         model.check_split(split)
-    meaning = {**table.metadata, "data_hash": sha256_of_file(tokens)}
+    meaning = {**table.metadata, "data_hash": sha256_of_file(inputs), **model.meaning}
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
                 ActivationWriter(
                     stack.enter_context(atomic_path(path)),
-                    model.channels,
+                    model.channels_at(split),
                     dtype,
                     {**meaning, "split": split},
                 )
             )
             for split, path in outputs.items()
         }
-        chosen = spread_evenly(len(table.sequences), sequences)
+        chosen = spread_evenly(len(table), sequences)
         for start in progress(range(0, len(chosen), batch_sequences), "extracting"):
             _write_batch(model, table, chosen[start : start + batch_sequences], writers)
 
@@ -58,10 +58,11 @@ def spread_evenly(total: int, wanted: int | None) -> list[int]:
 
 
 def _write_batch(
-    model: SplitModel, table: TokenTable, rows: Sequence[int], writers: dict[int, ActivationWriter]
+    model: SplitModel, table: InputTable, rows: Sequence[int], writers: dict[int, ActivationWriter]
 ) -> None:
-    sequences = [torch.from_numpy(table.sequences[row]).long() for row in rows]
-    batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+    values = [torch.from_numpy(table.values(row)) for row in rows]
+    batch = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
     for split, representation in model.fronts(batch, list(writers)).items():
-        for row, sequence, values in zip(rows, sequences, representation, strict=True):
-            writers[split].write(table.documents[row], row, sequence, values[: len(sequence)])
+        for row, states in zip(rows, representation, strict=True):
+            marks = torch.from_numpy(table.marks(row, len(states)))
+            writers[split].write(table.documents[row], row, marks, states[: len(marks)])

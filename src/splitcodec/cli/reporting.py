@@ -10,6 +10,8 @@ from splitcodec.cli.common import Files, Out, app
 from splitcodec.errors import SettingsError
 from splitcodec.settings import Settings
 
+NoFiles = Annotated[list[Path], typer.Option(help="of models that read text")]
+
 
 @app.command()
 def collect(
@@ -33,9 +35,9 @@ def collect(
 @app.command()
 def figures(
     points: Annotated[Path, typer.Option(help="points.parquet")],
-    references: Files,
     bounds: Files,
     out: Annotated[Path, typer.Option(help="directory")],
+    references: NoFiles = [],  # noqa: B006
 ) -> None:
     """Draw every figure of an experiment as SVG and PNG."""
     from splitcodec.report.bounds_figure import draw_bounds
@@ -49,10 +51,10 @@ def figures(
 def report(
     points: Annotated[Path, typer.Option(help="points.parquet")],
     figure: Files,
-    references: Files,
     bounds: Files,
     codec: Annotated[list[Path], typer.Option(help="codec.json files")],
     out: Out,
+    references: NoFiles = [],  # noqa: B006
 ) -> None:
     """Write the self-contained report page."""
     from splitcodec.report.page import write_report

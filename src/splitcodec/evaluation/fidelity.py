@@ -20,56 +20,27 @@ from splitcodec.evaluation.bitstreams import (
     model_of_codec,
     representation_of,
 )
+from splitcodec.evaluation.measures import Measure, measure_of
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.divergence import LogitComparison, compare_heads
-
-CODED, UNCODED, KL, AGREEMENT, COUNT = range(5)
-"""Columns of the sums a document: cross-entropies, divergence, agreements, predicted tokens."""
 
 
 @dataclass
 class Sums:
-    """Sums over predicted tokens, a row of five figures a document."""
+    """Sums over predictions, a row of figures a document."""
 
     by_document: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, documents: list[str], figures: Tensor, rows: Tensor) -> None:
-        """Add `figures` (tokens, 5), where `rows` (tokens,) says which of `documents` each is."""
-        totals = torch.zeros(len(documents), 5).double()
+        """Add `figures` (tokens, n), where `rows` (tokens,) says which of `documents` each is."""
+        totals = torch.zeros(len(documents), figures.shape[1]).double()
         totals.index_add_(0, rows.cpu(), figures.double().cpu())
         for document, total in zip(documents, totals.numpy(), strict=True):
             self.by_document[document] = self.by_document.get(document, 0) + total
 
     def table(self) -> np.ndarray:
-        """(documents, 5)."""
+        """(documents, n)."""
         return np.stack([self.by_document[name] for name in sorted(self.by_document)])
-
-
-def interval(table: np.ndarray, column: int, resamples: int, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of column/COUNT over documents (rows of `table`)."""
-    drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
-    ratios = table[drawn, column].sum(1) / table[drawn, COUNT].sum(1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def summarise(table: np.ndarray, resamples: int) -> dict[str, float]:
-    """The fidelity columns of the table of points."""
-    mean = table.sum(0) / table[:, COUNT].sum()
-    low, high = interval(table, CODED, resamples)
-    kl_low, kl_high = interval(table, KL, resamples)
-    return {
-        "cross_entropy": float(mean[CODED]),
-        "cross_entropy_low": low,
-        "cross_entropy_high": high,
-        "perplexity": float(np.exp(mean[CODED])),
-        "cross_entropy_uncoded": float(mean[UNCODED]),
-        "kl": float(mean[KL]),
-        "kl_low": kl_low,
-        "kl_high": kl_high,
-        "top1_agreement": float(mean[AGREEMENT]),
-    }
 
 
 @torch.inference_mode()
@@ -108,7 +79,7 @@ def evaluate(
         coded = list(zip(models, decoded, strict=True))
         _compare(model, split, batch, reference, coded, sums)
     return [
-        _row(decoder, activations, float(rate), total, resamples)
+        _row(decoder, activations, float(rate), total, resamples, measure_of(model))
         for group, rate, total in zip(groups, bits, sums, strict=True)
         for decoder in group
     ]
@@ -126,7 +97,7 @@ def evaluate_uncoded(
         batch = references.read(range(start, min(start + batch_sequences, len(references))))
         own = [(model, batch.representation)]
         _compare(model, model.blocks, batch, batch, own, [total])
-    return summarise(total.table(), resamples)
+    return measure_of(model).summary(total.table(), resamples)
 
 
 def _model_of(decoder: Decoder, model: SplitModel, activations: Activations) -> SplitModel:
@@ -162,33 +133,26 @@ def _compare(
 
     `coded` has each with the model that goes on from it; `reference` is the original `model`'s.
     """
-    scored = batch.mask[:, 1:]
-    targets = batch.tokens[:, 1:][scored].to(model.device)
+    scored = model.labelled(batch.mask)
+    targets = model.labels(batch.tokens, batch.mask).to(model.device)
     rows = scored.nonzero()[:, 0]
     kept = scored.to(model.device)
-    finals = [(own, own.final_states(d, split)[:, :-1][kept]) for own, d in coded]
-    uncoded = model.final_states(reference.representation, model.blocks)[:, :-1][kept]
-    expected = model.logits_of(uncoded, targets)
-    compared = compare_heads((model, uncoded), finals)
-    for (own, states), comparison, total in zip(finals, compared, sums, strict=True):
-        figures = _figures(comparison, own.logits_of(states, targets), expected)
+    measure = measure_of(model)
+    finals = [(own, own.final_states(d, split)[kept]) for own, d in coded]
+    uncoded = model.final_states(reference.representation, model.blocks)[kept]
+    for figures, total in zip(
+        measure.compare((model, uncoded), finals, targets), sums, strict=True
+    ):
         total.add(batch.documents, figures, rows)
 
 
-def _figures(compared: LogitComparison, coded: Tensor, uncoded: Tensor) -> Tensor:
-    """(tokens, 5) in the order of the columns; `coded`, `uncoded` (tokens,): the labels' logits."""
-    columns = {
-        CODED: compared.coded_normaliser - coded,
-        UNCODED: compared.reference_normaliser - uncoded,
-        KL: compared.kl,
-        AGREEMENT: compared.agreement,
-        COUNT: torch.ones_like(compared.kl),
-    }
-    return torch.stack([columns[i] for i in range(5)], dim=-1)
-
-
 def _row(
-    decoder: Decoder, activations: Activations, bits: float, total: Sums, resamples: int
+    decoder: Decoder,
+    activations: Activations,
+    bits: float,
+    total: Sums,
+    resamples: int,
+    measure: Measure,
 ) -> dict[str, Any]:
     tokens, header, meaning = activations.tokens, decoder.header, decoder.meaning
     compressed = header.coder in ("deflate", "zstd")
@@ -202,7 +166,7 @@ def _row(
         "bits_per_token_estimated": None if compressed else bits / tokens,
         "bits_per_token_payload": 8 * decoder.container.payload_bytes / tokens,
         "bits_per_token_file": 8 * decoder.size / tokens,
-        **summarise(total.table(), resamples),
+        **measure.summary(total.table(), resamples),
         "codec_hash": meaning["hash"],
         "data_hash": header.data_hash,
     }

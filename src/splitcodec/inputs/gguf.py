@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from splitcodec.errors import InputError
 
 
-def convert_gguf(file: Path, directory: Path) -> None:
+def convert(file: Path, directory: Path) -> None:
     """Write the model in `file` to `directory` as config.json, model.safetensors and tokeniser.
 
     Weights are the exact dequantised values in float32. Raises InputError when transformers cannot

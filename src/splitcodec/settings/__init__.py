@@ -5,10 +5,10 @@ here imports torch, so that the Snakefile can read settings in milliseconds.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from splitcodec.errors import SettingsError
 from splitcodec.settings.base import Different, Name, Strict, describe
@@ -16,6 +16,8 @@ from splitcodec.settings.codecs import Baselines, Codec, Mode, changes_front, ch
 from splitcodec.settings.inputs import (
     FilesSource,
     HubSource,
+    Images,
+    ImageSource,
     Model,
     ModelSource,
     PackageSource,
@@ -32,6 +34,7 @@ from splitcodec.settings.tasks import Task
 __all__ = [
     "FilesSource",
     "HubSource",
+    "ImageSource",
     "Mode",
     "ModelSource",
     "Optimisation",
@@ -56,7 +59,8 @@ class Settings(Strict):
 
     experiment: Name
     models: Annotated[list[Model], Different] = Field(min_length=1)
-    text: Text
+    text: Text | None = Field(None, description="for models that read text")
+    images: Images | None = Field(None, description="for models that read images")
     seeds: Annotated[list[NonNegativeInt], Different] = Field([0], min_length=1)
     activations: Activations = Activations()
     sensitivity: Sensitivity = Sensitivity()
@@ -66,6 +70,20 @@ class Settings(Strict):
     latency: Latency = Latency()
     bounds: Bounds = Bounds()
     tasks: Annotated[list[Task], Different] = Field([])
+
+    @model_validator(mode="after")
+    def inputs_are_there(self) -> Self:
+        """What a model reads is in the parameters; what only text has is for models of text."""
+        for model in self.models:
+            if getattr(self, model.reads) is None:
+                raise ValueError(f"{model.name} reads {model.reads}; add the key {model.reads}")
+        for codec in self.codecs:
+            only_text = codec.set.get("tokens") or changes_front(codec.mode)
+            if only_text and any(model.reads == "images" for model in self.models):
+                raise ValueError(
+                    f"{codec.name}: token ids and end-to-end modes are for models that read text"
+                )
+        return self
 
 
 def load_settings(values: dict | Path) -> Settings:

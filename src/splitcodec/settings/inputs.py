@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from splitcodec.settings.base import Different, Dtype, Name, Strict
 from splitcodec.settings.optimisation import Optimisation
@@ -76,8 +76,18 @@ ModelSource = Annotated[
 TextSource = Annotated[PackageSource | HubSource | FilesSource, Field(discriminator="kind")]
 
 
+class ImageSource(Strict):
+    """Pictures: JPEG, PNG, WebP or BMP files, each with its class where `label` finds one."""
+
+    source: TextSource
+    prefix: str = Field("", description="of the pictures' names, which are their files' stems")
+    label: str | None = Field(
+        None, description="regular expression whose group finds the class in a file's path"
+    )
+
+
 class Model(Strict):
-    """A causal language model and where to cut it."""
+    """A causal language model, or an image classifier or encoder, and where to cut it."""
 
     name: Name
     source: ModelSource
@@ -85,6 +95,10 @@ class Model(Strict):
         min_length=1, description="k: blocks 0 to k-1 are the front, the rest is the back"
     )
     dtype: Dtype = Field("float32", description="in which the model runs everywhere")
+    reads: Literal["text", "images"] = Field("text", description="what its inputs are")
+    patch: PositiveInt = Field(
+        1, description="positions a side of a token, of models that make feature maps"
+    )
 
 
 class Partition(Strict):
@@ -107,6 +121,32 @@ class Partition(Strict):
         return self
 
 
+def _all_three(partitions: dict) -> dict:
+    """Train, validation and evaluation are all needed."""
+    missing = {"train", "validation", "evaluation"} - partitions.keys()
+    if missing:
+        raise ValueError(f"missing: {', '.join(sorted(missing))}")
+    return partitions
+
+
+Partitions = Annotated[dict[PartitionName, Partition], AfterValidator(_all_three)]
+
+
+class Images(Strict):
+    """A set of pictures and its partitions, disjoint by picture.
+
+    A partition's `sequences` are views: beyond one a picture, random crops.
+    """
+
+    name: Name
+    sources: list[ImageSource] = Field(min_length=1)
+    partitions: Partitions
+    jpeg: list[Annotated[int, Field(ge=1, le=95)]] = Field(
+        [], description="qualities at which sending the picture itself is measured"
+    )
+    webp: list[Annotated[int, Field(ge=0, le=100)]] = Field([], description="the same for WebP")
+
+
 class Text(Strict):
     """A text data set and its partitions, disjoint by document."""
 
@@ -119,13 +159,4 @@ class Text(Strict):
     start_token: bool = Field(
         True, description="begin each sequence with the tokeniser's start token"
     )
-    partitions: dict[PartitionName, Partition]
-
-    @field_validator("partitions")
-    @classmethod
-    def all_three(cls, partitions: dict) -> dict:
-        """Train, validation and evaluation are all needed."""
-        missing = {"train", "validation", "evaluation"} - partitions.keys()
-        if missing:
-            raise ValueError(f"missing: {', '.join(sorted(missing))}")
-        return partitions
+    partitions: Partitions

@@ -16,15 +16,15 @@ LEFT, RIGHT = ".left", ".right"
 
 
 def back_modules(model: SplitModel, split: int) -> list[nn.Module]:
-    """Blocks from `split` on, final norm and head."""
+    """Blocks from `split` on, and what comes after the last: final norm and head."""
     model.check_split(split)
-    return [*model.back_blocks(split), model.norm, model.model.get_output_embeddings()]
+    return [*model.back_blocks(split), *model.tail]
 
 
 def untie_head(model: SplitModel) -> None:
     """Give the head a weight of its own where it shares that of the token embedding."""
     head = model.model.get_output_embeddings()
-    if head.weight is model.model.get_input_embeddings().weight:
+    if head is not None and head.weight is model.model.get_input_embeddings().weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)
 
 

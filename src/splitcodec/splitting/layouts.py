@@ -1,8 +1,10 @@
 """Where the parts of each transformers architecture are called what.
 
-One entry a base model class. To support another causal language model, register its layout:
+One entry a base model class. To support another causal language model, or another image classifier
+or encoder, register its layout:
 
     register("MistralModel", Layout(blocks="layers", norm="norm"))
+    register("ViTModel", ImageLayout(embedding="embeddings", blocks="layers"))
 """
 
 from dataclasses import dataclass
@@ -28,15 +30,28 @@ class Layout:
     decoder: str | None = None
 
 
-_LAYOUTS: dict[str, Layout] = {}
+@dataclass(frozen=True)
+class ImageLayout:
+    """Paths inside a base model such as `ViTModel`.
+
+    `embedding`: makes the first representation of pixels; `blocks`: the list of blocks or stages;
+    `maps`: whether these give feature maps (batch, channels, height, width) rather than tokens.
+    """
+
+    embedding: str
+    blocks: str
+    maps: bool = False
 
 
-def register(base_model: str, layout: Layout) -> None:
+_LAYOUTS: dict[str, Layout | ImageLayout] = {}
+
+
+def register(base_model: str, layout: Layout | ImageLayout) -> None:
     """Teach the splitter the layout of a base model class, by the class's name."""
     _LAYOUTS[base_model] = layout
 
 
-def layout_of(base_model: nn.Module) -> Layout:
+def layout_of(base_model: nn.Module) -> Layout | ImageLayout:
     """The layout of a base model; raises ArchitectureError for an unregistered class."""
     name = type(base_model).__name__
     if name not in _LAYOUTS:
@@ -63,3 +78,10 @@ register(
     "OPTModel",
     Layout("layers", "final_layer_norm", positions="embed_positions", decoder="decoder"),
 )
+
+for _name in ("ViTModel", "DeiTModel"):
+    register(_name, ImageLayout(embedding="embeddings", blocks="layers"))
+for _name in ("Dinov2Model", "Dinov2WithRegistersModel"):
+    register(_name, ImageLayout(embedding="embeddings", blocks="encoder.layer"))
+register("ResNetModel", ImageLayout(embedding="embedder", blocks="encoder.stages", maps=True))
+register("EfficientNetLiteModel", ImageLayout(embedding="embedder", blocks="blocks", maps=True))

@@ -1,5 +1,7 @@
 """The split model: any causal language model of transformers, cut between two blocks.
 
+`splitting.images` has the same for image classifiers and encoders, `splitting.loading` tells which.
+
 Front and back are the model's own forward run over part of its block list, so masks, rotations
 and caches stay those of the library, and the split forward equals the unsplit forward exactly.
 Weights are shared, nothing is copied. Shapes: tokens (batch, tokens), representation
@@ -10,9 +12,10 @@ a call with it continues where the last one ended.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +50,12 @@ class PartCache(DynamicCache):
 
 
 class SplitModel(nn.Module):
-    """A causal language model that can be run in two parts, split before any block."""
+    """A causal language model that can be run in two parts, split before any block.
+
+    `predicts` says what comes out: logits of a label, or an encoder's features.
+    """
+
+    predicts: Literal["labels", "features"] = "labels"
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -57,28 +65,15 @@ class SplitModel(nn.Module):
     @classmethod
     def load(cls, directory: Path, dtype: str = "float32", device: str = "cpu") -> "SplitModel":
         """Load from a directory in Hugging Face format; raises InputError if it cannot be."""
-        if not (directory / "config.json").is_file():
-            raise InputError(f"{directory} holds no model (no config.json); fetch it first")
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                directory,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"cannot load {directory} as a causal language model: {reason:.300}"
-            ) from None
-        except Exception as error:
-            # safetensors raises a class of its own that derives from Exception alone.
-            if type(error).__name__ != "SafetensorError":
-                raise
-            raise InputError(
-                f"{directory} is damaged ({error}); delete it and fetch again"
-            ) from None
+        with _one_line(directory):
+            model = cls._read(directory, getattr(torch, dtype))
         return cls(model.requires_grad_(False).to(device))
+
+    @classmethod
+    def _read(cls, directory: Path, dtype: torch.dtype) -> nn.Module:
+        return AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
 
     @property
     def _decoder(self) -> nn.Module:
@@ -105,9 +100,23 @@ class SplitModel(nn.Module):
         return list(self._all_blocks)[split:]
 
     @property
+    def tail(self) -> list[nn.Module]:
+        """What comes after the last block."""
+        return [self.norm, self.model.get_output_embeddings()]
+
+    @property
     def channels(self) -> int:
         """Channels of the representation."""
         return self.model.config.hidden_size
+
+    def channels_at(self, split: int) -> int:
+        """Channels of the representation at one split."""
+        return self.channels
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What a store must say of how its tokens were made from the model's representation."""
+        return {}
 
     @property
     def vocabulary(self) -> int:
@@ -153,20 +162,8 @@ class SplitModel(nn.Module):
             self.check_split(split)
         if int(tokens.max()) >= self.vocabulary or int(tokens.min()) < 0:
             raise InputError("tokens outside the model's vocabulary: tokenised for another model?")
-        found: dict[int, Tensor] = {}
-
-        def keep(split: int) -> callable:
-            def hook(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
-                found[split] = output[0] if isinstance(output, tuple) else output
-
-            return hook
-
-        handles = [self._all_blocks[k - 1].register_forward_hook(keep(k)) for k in splits]
-        try:
+        with self._kept(splits) as found:
             self._run(0, max(splits), cache, input_ids=tokens.to(self.device))
-        finally:
-            for handle in handles:
-                handle.remove()
         return found
 
     def middle(self, representation: Tensor, split: int, later: int) -> Tensor:
@@ -212,6 +209,36 @@ class SplitModel(nn.Module):
         """The logits that follow from a representation at `split`."""
         return self.head(self.final_states(representation, split, cache))
 
+    def compared(self, mask: Tensor) -> Tensor:
+        """Which final states are compared with the uncoded model's: (batch, predictions) bool."""
+        return mask
+
+    def labelled(self, mask: Tensor) -> Tensor:
+        """Which final states predict something that the data tell: (batch, predictions) bool."""
+        return functional.pad(mask[:, 1:], (0, 1))
+
+    def labels(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What those final states should predict, (predictions,); -1 where nobody knows."""
+        return tokens[:, 1:][mask[:, 1:]]
+
+    @contextmanager
+    def _kept(self, splits: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+        """Collects the representations at `splits` of what runs inside."""
+        found: dict[int, Tensor] = {}
+
+        def keep(split: int) -> Callable:
+            def hook(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
+                found[split] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        handles = [self._all_blocks[k - 1].register_forward_hook(keep(k)) for k in splits]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def _cast(self, representation: Tensor) -> Tensor:
         return representation.to(self.device, self.dtype)
 
@@ -235,6 +262,23 @@ class SplitModel(nn.Module):
         return part(
             **inputs, past_key_values=cache if keeps else None, use_cache=keeps
         ).last_hidden_state
+
+
+@contextmanager
+def _one_line(directory: Path) -> Iterator[None]:
+    """Turns what goes wrong while a model is read into InputError."""
+    if not (directory / "config.json").is_file():
+        raise InputError(f"{directory} holds no model (no config.json); fetch it first")
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot load the model in {directory}: {reason:.300}") from None
+    except Exception as error:
+        # safetensors raises a class of its own that derives from Exception alone.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise InputError(f"{directory} is damaged ({error}); delete it and fetch again") from None
 
 
 def _config_of_part(config: PretrainedConfig, first: int, last: int | None) -> PretrainedConfig:

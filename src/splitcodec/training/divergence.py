@@ -1,15 +1,20 @@
-"""Kullback–Leibler divergence between the uncoded and the coded model, token by token.
+"""Kullback–Leibler divergence between the uncoded and the coded model, prediction by prediction.
+
+A language model predicts at every token, an image classifier once an image. An encoder has features
+instead of predictions: they count as observed in Gaussian noise as strong as themselves, so that an
+error costs ½ ‖error‖² / ‖features‖² nats a token, half its relative square.
 
 The vocabulary makes logits by far the largest tensors, so head and divergence run over parts of
 them that stay in the processor's cache: for gradients, taken in the same pass, a few tokens at a
 time, otherwise a part of the vocabulary at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from splitcodec.splitting.model import SplitModel
 
@@ -124,6 +129,36 @@ def _compare_group(
     ]
 
 
+def compare_features(reference: Tensor, coded: Tensor) -> LogitComparison:
+    """Compare two sets of float32 features (tokens, channels); agreement is their cosine."""
+    energy = reference.square().sum(-1).clamp_min(1e-30)
+    nothing = torch.zeros_like(energy)
+    kl = 0.5 * (coded - reference).square().sum(-1) / energy
+    agreement = functional.cosine_similarity(reference, coded, dim=-1)
+    return LogitComparison(kl, agreement, nothing, nothing)
+
+
+COMPARE = {"labels": compare_logits, "features": compare_features}
+"""How outputs are compared, by what a model predicts."""
+
+
+def _slope(
+    model: SplitModel, reference: Tensor, coded: Tensor, compared: LogitComparison
+) -> Tensor:
+    """The gradient of the divergence for the coded outputs, which may be overwritten."""
+    if model.predicts == "features":
+        return (coded - reference) / reference.square().sum(-1, keepdim=True).clamp_min(1e-30)
+    slope = (coded - compared.coded_normaliser[:, None]).exp_()
+    return slope.sub_((reference - compared.reference_normaliser[:, None]).exp_())
+
+
+def logit_chunks(*finals: tuple[SplitModel, Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Float32 logits of several models' final states (tokens, channels), a few tokens at a time."""
+    for start in range(0, len(finals[0][1]), CHUNK):
+        part = slice(start, start + CHUNK)
+        yield part, [model.head(final[part]).float() for model, final in finals]
+
+
 class _SummedDivergence(torch.autograd.Function):
     """Σ KL(reference ‖ coded) over tokens; the gradient for the logits is q − p."""
 
@@ -140,10 +175,9 @@ class _SummedDivergence(torch.autograd.Function):
                 state = part.detach().requires_grad_()
                 logits = model.head(state)
             estimate, wanted = logits.detach().float(), model.head(target).float()
-            compared = compare_logits(wanted, estimate)
+            compared = COMPARE[model.predicts](wanted, estimate)
             total += compared.kl.sum()
-            slope = (estimate - compared.coded_normaliser[:, None]).exp_()
-            slope -= (wanted - compared.reference_normaliser[:, None]).exp_()
+            slope = _slope(model, wanted, estimate, compared)
             gradients += torch.autograd.grad(logits, state, slope.to(logits.dtype))
         context.save_for_backward(torch.cat(gradients))
         return total
@@ -165,12 +199,16 @@ def divergence(
     (batch, tokens) bool. Differentiable in `coded`.
     """
     mask = mask.to(model.device)
-    coded_final = model.final_states(coded, split)[mask]
+    kept = model.compared(mask)
+    coded_final = model.final_states(coded, split)[kept]
     with torch.no_grad():
-        reference_final = model.final_states(reference, model.blocks)[mask]
+        reference_final = model.final_states(reference, model.blocks)[kept]
     if coded_final.requires_grad:
         total = _SummedDivergence.apply(coded_final, reference_final, model)
-    else:
+    elif model.predicts == "labels":
         (compared,) = compare_heads((model, reference_final), [(model, coded_final)])
         total = compared.kl.sum()
+    else:
+        chunks = logit_chunks((model, reference_final), (model, coded_final))
+        total = sum(compare_features(*outputs).kl.sum() for _, outputs in chunks)
     return total / mask.sum()

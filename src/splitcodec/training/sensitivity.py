@@ -132,12 +132,12 @@ def _gradients(
     for start in progress(range(0, len(chosen), batch), "measuring sensitivity"):
         rows = earliest.read(chosen[start : start + batch])
         states = _states(model, rows.representation, splits)
-        loss = _sampled_loss(model.back(states[-1], splits[-1]), rows.mask, generator)
+        loss = _sampled_loss(model, model.back(states[-1], splits[-1]), rows.mask, generator)
         for split, state, gradient in zip(
             splits, states, torch.autograd.grad(loss, states), strict=True
         ):
             values, gradient = state.detach().float().cpu(), gradient.float().cpu()
-            usable = ordinary_tokens(values, rows.mask)
+            usable = ordinary_tokens(values, rows.mask, not earliest.first_is_sink)
             for row, own in enumerate(usable):
                 yield split, values[row, own], gradient[row, own]
 
@@ -150,9 +150,14 @@ def _states(model: SplitModel, start: Tensor, splits: Sequence[int]) -> list[Ten
     return states
 
 
-def _sampled_loss(logits: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Summed cross-entropy against labels drawn from the logits themselves."""
-    kept = logits[mask.to(logits.device)].float()
+def _sampled_loss(
+    model: SplitModel, outputs: Tensor, mask: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Summed cross-entropy against labels, or features, drawn from the outputs themselves."""
+    kept = outputs[model.compared(mask).to(outputs.device)].float()
+    if model.predicts == "features":
+        noise = torch.randn(kept.shape, generator=generator, device=kept.device)
+        return (kept * noise / kept.detach().norm(dim=-1, keepdim=True).clamp_min(1e-15)).sum()
     labels = torch.multinomial(kept.detach().softmax(-1), 1, generator=generator)
     return functional.cross_entropy(kept, labels[:, 0], reduction="sum")
 
