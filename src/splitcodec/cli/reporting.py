@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from splitcodec.cli.common import Files, Out, app
+from splitcodec.cli.common import (
+    Dtype,
+    DtypeOption,
+    Files,
+    ModelDirectory,
+    Out,
+    app,
+    load_model,
+)
+from splitcodec.errors import SettingsError
 from splitcodec.settings import Settings
 
 
@@ -51,11 +60,44 @@ def report(
     bounds: Files,
     codec: Annotated[list[Path], typer.Option(help="codec.json files")],
     out: Out,
+    evaluation: Annotated[
+        list[Path], typer.Option(help="evaluation files, for intervals of BD-rates")
+    ] = [],  # noqa: B006
+    example: Annotated[list[Path], typer.Option(help="made by examples")] = [],  # noqa: B006
 ) -> None:
     """Write the self-contained report page."""
-    from splitcodec.report.page import write_report
+    from splitcodec.report.page import Material, write_report
 
-    write_report(points, figure, references, bounds, codec, out)
+    write_report(points, Material(figure, references, bounds, codec, evaluation, example), out)
+
+
+@app.command()
+def examples(
+    model: ModelDirectory,
+    activations: Annotated[Path, typer.Option(help="evaluation store at the split")],
+    codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
+    out: Annotated[list[Path], typer.Option(help="JSON to write, one for each --codec, in order")],
+    model_dtype: DtypeOption = Dtype.float32,
+    sequences: Annotated[int, typer.Option(min=1, help="for means by channel and position")] = 8,
+    passage: Annotated[
+        int, typer.Option(min=3, help="tokens whose bits are told one by one")
+    ] = 160,
+    prompt: Annotated[int, typer.Option(min=1, help="tokens that are continued")] = 48,
+    continuation: Annotated[int, typer.Option(min=1, help="tokens to generate")] = 40,
+) -> None:
+    """Tell where the bits of some codecs go, and what a receiver writes on what it got."""
+    if len(codec) != len(out):
+        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    from splitcodec.activations.store import Activations
+    from splitcodec.files import write_json
+    from splitcodec.inference.examples import Extent, examples
+    from splitcodec.inputs.tokens import Prompts
+
+    store, prompts = Activations(activations), Prompts.load(model)
+    loaded = load_model(model, model_dtype, store.metadata)
+    extent = Extent(sequences, passage, prompt, continuation)
+    for directory, path in zip(codec, out, strict=True):
+        write_json(path, examples(loaded, store, directory, prompts, extent))
 
 
 tracking = typer.Typer(no_args_is_help=True, help="MLflow's view of an experiment.")
