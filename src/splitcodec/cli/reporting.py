@@ -1,6 +1,7 @@
 """Tables, figures, pages and MLflow."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,17 @@ from splitcodec.cli.common import (
 )
 from splitcodec.errors import SettingsError
 from splitcodec.settings import Settings
+
+Results = Annotated[Path, typer.Argument(help="results/<experiment>")]
+
+
+class Figure(StrEnum):
+    """What a figure shows."""
+
+    rd = "rd"
+    rate_by_split = "rate-by-split"
+    time = "time"
+    bounds = "bounds"
 
 
 @app.command()
@@ -100,6 +112,66 @@ def examples(
         write_json(path, examples(loaded, store, directory, prompts, extent))
 
 
+@app.command()
+def figure(
+    kind: Annotated[Figure, typer.Argument()],
+    results: Results,
+    out: Annotated[Path, typer.Option(help="file to write: .pdf, .svg or .png")],
+    model: Annotated[str | None, typer.Option(help="needed where there are several")] = None,
+    split: Annotated[int | None, typer.Option(help="for rd, where there are several")] = None,
+    metric: Annotated[
+        str, typer.Option(help="for rd: perplexity, kl, top1_agreement, or a task's accuracy")
+    ] = "perplexity",
+    width: Annotated[
+        float, typer.Option(min=2, max=20, help="inches; a column of two is about 3.4")
+    ] = 5.5,
+) -> None:
+    """Draw one figure for a paper, in the looks that methods have everywhere."""
+    from splitcodec.report.paper_figure import draw_figure
+
+    draw_figure(kind.value, results, out, model, split, metric, width)
+
+
+@app.command()
+def cards(
+    points: Annotated[Path, typer.Option(help="points.parquet")],
+    codec: Annotated[list[Path], typer.Option(help="codec.json files")],
+    out: Annotated[Path, typer.Option(help="directory; cards are <model>/split<k>/…/card.md")],
+) -> None:
+    """Write a card of each codec: what it codes, costs and needs, as Markdown and JSON."""
+    from splitcodec.report.cards import write_cards
+
+    write_cards(points, codec, out)
+
+
+@app.command("list")
+def list_curves(results: Results) -> None:
+    """Print all curves of an experiment, a line each."""
+    from splitcodec.report.terminal import print_curves
+
+    print_curves(results)
+
+
+@app.command()
+def show(codec: Annotated[Path, typer.Argument(help="directory of a codec in results")]) -> None:
+    """Print the card of a codec."""
+    from splitcodec.report.terminal import print_card
+
+    print_card(codec)
+
+
+@app.command()
+def compare(
+    results: Results,
+    test: Annotated[str, typer.Argument(help="name of a curve, such as klt")],
+    anchor: Annotated[str, typer.Argument(help="of the curve that it is held against")],
+) -> None:
+    """Print the rates of two curves at equal perplexity."""
+    from splitcodec.report.terminal import print_comparison
+
+    print_comparison(results, test, anchor)
+
+
 tracking = typer.Typer(no_args_is_help=True, help="MLflow's view of an experiment.")
 app.add_typer(tracking, name="track")
 
@@ -119,7 +191,7 @@ def sync(
 
 
 @app.command()
-def summary(results: Annotated[Path, typer.Argument(help="results/<experiment>")]) -> None:
+def summary(results: Results) -> None:
     """Print the table of points and where everything lies."""
     from splitcodec.report.summary import print_summary
 

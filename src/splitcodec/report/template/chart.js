@@ -131,7 +131,7 @@ class Chart {
       height: frame.bottom - frame.top + 6,
     }))));
     this.axes(svg, spec, frame, x, y);
-    const inside = element("g", { "clip-path": `url(#${clip})` });
+    const inside = element("g", { "clip-path": "url(#" + clip + ")" });
     for (const band of spec.bands ?? []) {
       const edge = [...band.low, ...band.high.toReversed()].map(([a, b]) => `${x(a)},${y(b)}`);
       inside.append(element("polygon", { points: edge.join(" "), class: "band" }));
