@@ -127,6 +127,32 @@ for name, chosen in EXAMPLES.items() if TRANSFORMS else ():
             " {params.args} > {log} 2>&1"
 
 
+rule cards:
+    input:
+        points=POINTS,
+        codec=[
+            f"{RESULTS}/codecs/{POINT.format(**p)}/codec.json" for p in points(CODECS)
+        ],
+    output:
+        [
+            f"{RESULTS}/cards/{POINT.format(**point)}/card.{suffix}"
+            for point in points(CODECS)
+            for suffix in ("md", "json")
+        ],
+    log:
+        log_of("cards"),
+    resources:
+        **needs("report"),
+    params:
+        args=lambda wildcards, input: flags(
+            codec=list(input.codec), out=f"{RESULTS}/cards"
+        ),
+    message:
+        "writing the codecs' cards"
+    shell:
+        "splitcodec cards --points {input.points} {params.args} > {log} 2>&1"
+
+
 rule report_page:
     input:
         points=POINTS,

@@ -90,7 +90,7 @@ def examples(
     codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
     out: Annotated[list[Path], typer.Option(help="JSON to write, one for each --codec, in order")],
     model_dtype: DtypeOption = Dtype.float32,
-    sequences: Annotated[int, typer.Option(min=1, help="for means by channel and position")] = 8,
+    sequences: Annotated[int, typer.Option(min=1, help="for means by channel and position")] = 4,
     passage: Annotated[
         int, typer.Option(min=3, help="tokens whose bits are told one by one")
     ] = 160,

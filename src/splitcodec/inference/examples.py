@@ -38,7 +38,7 @@ from splitcodec.training.divergence import compare_logits, logit_chunks
 class Extent:
     """How much is looked at: sequences, tokens of the passage, of the prompt, and after it."""
 
-    sequences: int = 8
+    sequences: int = 4
     passage: int = 160
     prompt: int = 48
     continuation: int = 40

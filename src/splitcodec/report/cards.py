@@ -101,7 +101,7 @@ of {codes["model"]} (weights `{codes["model_hash"][:16]}`), one stream a sequenc
 
 ## Rate and distortion
 
-On {tested["tokens"]:,} tokens of {tested["documents"]} documents of partition {tested["partition"]}.
+On {tested["tokens"]:,} tokens of {tested["documents"]} documents ({tested["partition"]}).
 Rates are whole files; the row in bold is this codec, the others are the same codec at other λ.
 Times were measured on {card["hardware"]}.
 
