@@ -34,6 +34,7 @@ rule all:
     default_target: True
     input:
         rules.report_page.output,
+        rules.cards.output if CODECS else [],
         rules.track.output,
 
 

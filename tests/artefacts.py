@@ -9,7 +9,7 @@ import pandas as pd
 
 # Times, and what is drawn or told of them; logs; ids that MLflow gives.
 _TIMED = re.compile(
-    r"(benchmarks|logs|latency|checkpoints)/|figures/time-|mlflow-runs\.json|report\.html"
+    r"(benchmarks|cards|logs|latency|checkpoints)/|figures/time-|mlflow-runs\.json|report\.html"
     r"|points\.parquet|/\."
 )
 _TIMES = {"train_seconds", "tokens_per_second"}

@@ -9,7 +9,9 @@ from matplotlib.colors import to_hex
 
 from splitcodec.files import read_json
 from splitcodec.report.curves import curves_of
-from splitcodec.report.figures import draw, rate_by_split, rd_curve, save, styles_of, time_per_token
+from splitcodec.report.figures import draw, rate_by_split, time_per_token
+from splitcodec.report.rd_figure import rd_curve
+from splitcodec.report.style import save, styles_of
 from splitcodec.report.table import read_points
 
 MODEL = synthetic.MODEL

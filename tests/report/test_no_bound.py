@@ -5,7 +5,7 @@ import json
 import synthetic
 
 from splitcodec.report.figures import draw
-from splitcodec.report.page import write_report
+from splitcodec.report.page import Material, write_report
 
 
 def test_a_bound_that_is_none_is_left_out(results, tmp_path):
@@ -20,5 +20,5 @@ def test_a_bound_that_is_none_is_left_out(results, tmp_path):
     points = results / "points.parquet"
     figures = draw(points, references, limits, tmp_path / "figures")
     page = tmp_path / "report.html"
-    write_report(points, figures, references, limits, synthetic.codecs(results), page)
+    write_report(points, Material(figures, references, limits, synthetic.codecs(results)), page)
     assert "<td>–</td>" in page.read_text(encoding="utf-8")

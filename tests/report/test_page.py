@@ -7,7 +7,7 @@ import synthetic
 from splitcodec.errors import InputError
 from splitcodec.report.curves import headlines
 from splitcodec.report.figures import draw
-from splitcodec.report.page import write_report
+from splitcodec.report.page import Material, write_report
 from splitcodec.report.table import COLUMNS, read_points
 
 
@@ -36,10 +36,10 @@ class Page(HTMLParser):
 
 
 def write(results, html, figures):
-    parts = ("references/*.json", "bounds/*/*.json", "codecs/*/*/*/*/codec.json")
-    write_report(
-        results / "points.parquet", figures, *(sorted(results.glob(p)) for p in parts), html
-    )
+    places = ("references/*.json", "bounds/*/*.json", "codecs/*/*/*/*/codec.json")
+    places += ("evaluation/*/*/*/*.json", "examples/*/*/*/*.json")
+    files = (sorted(results.glob(place)) for place in places)
+    write_report(results / "points.parquet", Material(figures, *files), html)
     return html.read_text(encoding="utf-8")
 
 
@@ -57,9 +57,10 @@ def source(built, figures, tmp_path_factory):
 
 def test_the_page_needs_nothing_from_elsewhere(source):
     page = Page(source)
-    assert page.places  # glyphs of the figures, inside the page
-    assert all(place.startswith("#") for place in page.places)
-    assert not {"link", "iframe", "img", "object", "embed"} & set(page.tags)
+    assert page.places  # sections, and glyphs of the figures, inside the page
+    # An empty icon, so that browsers ask for none.
+    assert all(place.startswith("#") or place == "data:," for place in page.places)
+    assert not {"iframe", "img", "object", "embed"} & set(page.tags)
     outside = set(re.findall(r"https?://[^\s\"'<)]+", source))
     assert all(address.startswith("http://www.w3.org/") for address in outside), outside
     assert "@import" not in source
@@ -68,7 +69,8 @@ def test_the_page_needs_nothing_from_elsewhere(source):
 def test_ids_are_unique_and_references_meet(source):
     page = Page(source)
     assert len(page.ids) == len(set(page.ids))
-    used = set(re.findall(r"url\(#([^)]+)\)", source)) | {place[1:] for place in page.places}
+    used = set(re.findall(r"url\(#([\w-]+)\)", source))
+    used |= {place[1:] for place in page.places if place.startswith("#")}
     assert used <= set(page.ids)
 
 
@@ -84,8 +86,9 @@ def test_the_page_says_the_headlines_and_explains_all_columns(source, built):
 def test_the_page_holds_points_figures_and_provenance(source, built):
     page = Page(source)
     points = read_points(built / "points.parquet")
-    assert source.count("data-value=") == len(points) * source.count("<button")
-    assert page.tags.count("svg") == 4
+    table = source[source.index('<table id="points">') :]
+    assert table.count("data-value=") == len(points) * table.count("<button")
+    assert page.tags.count("svg") == 2  # time and phases; the script draws the others
     for word in (
         synthetic.GIT_COMMIT,
         "AMD EPYC 9B14",

@@ -9,10 +9,21 @@ RATE_FIGURES = expand(f"{RESULTS}/figures/rate-by-split-{{model}}", model=MODELS
 BOUNDS_FIGURES = expand(f"{RESULTS}/figures/bounds-{{model}}", model=MODELS)
 TIME_FIGURES = expand(f"{RESULTS}/figures/time-{{model}}", model=MODELS)
 
+EVALUATIONS = [f"{RESULTS}/evaluation/{point}.json" for point in ALL_POINTS]
+
+# A page needs few examples: of the first and the last codec, at the last split and a middle λ.
+EXAMPLES = {
+    name: [
+        (settings.splits[-1], f"{codec}/{variants(codec)[len(variants(codec)) // 2]}")
+        for codec in dict.fromkeys([*TRANSFORMS[:1], *TRANSFORMS[-1:]])
+    ]
+    for name, settings in MODELS.items()
+}
+
 
 rule collect:
     input:
-        evaluation=[f"{RESULTS}/evaluation/{point}.json" for point in ALL_POINTS],
+        evaluation=EVALUATIONS,
         codec=CODEC_JSON,
         latency=every_split(f"{RESULTS}/latency/{{model}}/split{{split}}.json"),
         task=[
@@ -87,12 +98,79 @@ rule figures:
         "splitcodec figures --points {input.points} {params.args} > {log} 2>&1"
 
 
+# One rule a model, because its last split is its own.
+for name, chosen in EXAMPLES.items() if TRANSFORMS else ():
+
+    rule:
+        name:
+            f"examples_{name}"
+        input:
+            model=f"data/models/{name}",
+            activations=store("evaluation", f"split{chosen[0][0]}").format(model=name),
+            codecs=[
+                f"{RESULTS}/codecs/{name}/split{k}/{codec}/{file}"
+                for k, codec in chosen
+                for file in ("codec.json", "codec.safetensors")
+            ],
+        output:
+            [f"{RESULTS}/examples/{name}/split{k}/{codec}.json" for k, codec in chosen],
+        log:
+            log_of(f"examples/{name}"),
+        benchmark:
+            benchmark_of(f"examples/{name}")
+        resources:
+            **needs("evaluate"),
+        params:
+            args=lambda wildcards, input, output, name=name: flags(
+                codec=folders(input.codecs),
+                out=list(output),
+                model_dtype=MODELS[name].dtype,
+            ),
+        message:
+            "looking where the bits go"
+        shell:
+            "splitcodec examples --model {input.model} --activations {input.activations}"
+            " {params.args} > {log} 2>&1"
+
+
+rule cards:
+    input:
+        points=POINTS,
+        codec=[
+            f"{RESULTS}/codecs/{POINT.format(**p)}/codec.json" for p in points(CODECS)
+        ],
+    output:
+        [
+            f"{RESULTS}/cards/{POINT.format(**point)}/card.{suffix}"
+            for point in points(CODECS)
+            for suffix in ("md", "json")
+        ],
+    log:
+        log_of("cards"),
+    resources:
+        **needs("report"),
+    params:
+        args=lambda wildcards, input: flags(
+            codec=list(input.codec), out=f"{RESULTS}/cards"
+        ),
+    message:
+        "writing the codecs' cards"
+    shell:
+        "splitcodec cards --points {input.points} {params.args} > {log} 2>&1"
+
+
 rule report_page:
     input:
         points=POINTS,
         references=REFERENCES,
         bounds=BOUNDS,
         codec=CODEC_JSON,
+        evaluation=EVALUATIONS,
+        examples=[
+            f"{RESULTS}/examples/{name}/split{k}/{codec}.json"
+            for name, chosen in EXAMPLES.items()
+            for k, codec in chosen
+        ],
         figures=rules.figures.output,
     output:
         f"{RESULTS}/report.html",
@@ -106,6 +184,8 @@ rule report_page:
             references=list(input.references),
             bounds=list(input.bounds),
             codec=list(input.codec),
+            evaluation=list(input.evaluation),
+            example=list(input.examples),
         ),
     message:
         "writing the report"

@@ -1,14 +1,35 @@
 """Tables, figures, pages and MLflow."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from splitcodec.cli.common import Files, Out, app
+from splitcodec.cli.common import (
+    Dtype,
+    DtypeOption,
+    Files,
+    ModelDirectory,
+    Out,
+    app,
+    load_model,
+)
 from splitcodec.errors import SettingsError
 from splitcodec.settings import Settings
+
+Results = Annotated[Path, typer.Argument(help="results/<experiment>")]
+
+
+class Figure(StrEnum):
+    """What a figure shows."""
+
+    rd = "rd"
+    rate_by_split = "rate-by-split"
+    time = "time"
+    bounds = "bounds"
+
 
 NoFiles = Annotated[list[Path], typer.Option(help="of models that read text")]
 
@@ -55,11 +76,104 @@ def report(
     codec: Annotated[list[Path], typer.Option(help="codec.json files")],
     out: Out,
     references: NoFiles = [],  # noqa: B006
+    evaluation: Annotated[
+        list[Path], typer.Option(help="evaluation files, for intervals of BD-rates")
+    ] = [],  # noqa: B006
+    example: Annotated[list[Path], typer.Option(help="made by examples")] = [],  # noqa: B006
 ) -> None:
     """Write the self-contained report page."""
-    from splitcodec.report.page import write_report
+    from splitcodec.report.page import Material, write_report
 
-    write_report(points, figure, references, bounds, codec, out)
+    write_report(points, Material(figure, references, bounds, codec, evaluation, example), out)
+
+
+@app.command()
+def examples(
+    model: ModelDirectory,
+    activations: Annotated[Path, typer.Option(help="evaluation store at the split")],
+    codec: Annotated[list[Path], typer.Option(help="codec directories; repeat for several")],
+    out: Annotated[list[Path], typer.Option(help="JSON to write, one for each --codec, in order")],
+    model_dtype: DtypeOption = Dtype.float32,
+    sequences: Annotated[int, typer.Option(min=1, help="for means by channel and position")] = 4,
+    passage: Annotated[
+        int, typer.Option(min=3, help="tokens whose bits are told one by one")
+    ] = 160,
+    prompt: Annotated[int, typer.Option(min=1, help="tokens that are continued")] = 48,
+    continuation: Annotated[int, typer.Option(min=1, help="tokens to generate")] = 40,
+) -> None:
+    """Tell where the bits of some codecs go, and what a receiver writes on what it got."""
+    if len(codec) != len(out):
+        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    from splitcodec.activations.store import Activations
+    from splitcodec.files import write_sealed_json
+    from splitcodec.inference.examples import Extent, examples
+    from splitcodec.inputs.tokens import Prompts
+
+    store, prompts = Activations(activations), Prompts.load(model)
+    loaded = load_model(model, model_dtype, store.metadata)
+    extent = Extent(sequences, passage, prompt, continuation)
+    for directory, path in zip(codec, out, strict=True):
+        write_sealed_json(path, examples(loaded, store, directory, prompts, extent))
+
+
+@app.command()
+def figure(
+    kind: Annotated[Figure, typer.Argument()],
+    results: Results,
+    out: Annotated[Path, typer.Option(help="file to write: .pdf, .svg or .png")],
+    model: Annotated[str | None, typer.Option(help="needed where there are several")] = None,
+    split: Annotated[int | None, typer.Option(help="for rd, where there are several")] = None,
+    metric: Annotated[
+        str, typer.Option(help="for rd: perplexity, kl, top1_agreement, or a task's accuracy")
+    ] = "perplexity",
+    width: Annotated[
+        float, typer.Option(min=2, max=20, help="inches; a column of two is about 3.4")
+    ] = 5.5,
+) -> None:
+    """Draw one figure for a paper, in the looks that methods have everywhere."""
+    from splitcodec.report.paper_figure import draw_figure
+
+    draw_figure(kind.value, results, out, model, split, metric, width)
+
+
+@app.command()
+def cards(
+    points: Annotated[Path, typer.Option(help="points.parquet")],
+    codec: Annotated[list[Path], typer.Option(help="codec.json files")],
+    out: Annotated[Path, typer.Option(help="directory; cards are <model>/split<k>/…/card.md")],
+) -> None:
+    """Write a card of each codec: what it codes, costs and needs, as Markdown and JSON."""
+    from splitcodec.report.cards import write_cards
+
+    write_cards(points, codec, out)
+
+
+@app.command("list")
+def list_curves(results: Results) -> None:
+    """Print all curves of an experiment, a line each."""
+    from splitcodec.report.terminal import print_curves
+
+    print_curves(results)
+
+
+@app.command()
+def show(codec: Annotated[Path, typer.Argument(help="directory of a codec in results")]) -> None:
+    """Print the card of a codec."""
+    from splitcodec.report.terminal import print_card
+
+    print_card(codec)
+
+
+@app.command()
+def compare(
+    results: Results,
+    test: Annotated[str, typer.Argument(help="name of a curve, such as klt")],
+    anchor: Annotated[str, typer.Argument(help="of the curve that it is held against")],
+) -> None:
+    """Print the rates of two curves at equal perplexity."""
+    from splitcodec.report.terminal import print_comparison
+
+    print_comparison(results, test, anchor)
 
 
 tracking = typer.Typer(no_args_is_help=True, help="MLflow's view of an experiment.")
@@ -81,7 +195,7 @@ def sync(
 
 
 @app.command()
-def summary(results: Annotated[Path, typer.Argument(help="results/<experiment>")]) -> None:
+def summary(results: Results) -> None:
     """Print the table of points and where everything lies."""
     from splitcodec.report.summary import print_summary
 

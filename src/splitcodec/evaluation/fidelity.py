@@ -20,7 +20,7 @@ from splitcodec.evaluation.bitstreams import (
     model_of_codec,
     representation_of,
 )
-from splitcodec.evaluation.measures import Measure, measure_of
+from splitcodec.evaluation.measures import CODED, COUNT, Measure, measure_of
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
 
@@ -66,12 +66,13 @@ def evaluate(
         decoder.check_same_data(activations)
     models = [_model_of(group[0], model, activations) for group in groups]
     sums = [Sums() for _ in groups]
-    bits = np.zeros(len(groups))
+    bits, documents = np.zeros(len(groups)), []
     split = activations.metadata["split"]
     starts = range(0, len(activations), batch_sequences)
     for start in progress(starts, "evaluating"):
         rows = range(start, min(start + batch_sequences, len(activations)))
         batch, reference = activations.read(rows), references.read(rows)
+        documents += batch.documents
         decoded = [_decode_alike(group, rows) for group in groups]
         for i, (group, changed) in enumerate(zip(groups, models, strict=True)):
             sent = representation_of(batch, group[0].meaning, changed)
@@ -80,6 +81,7 @@ def evaluate(
         _compare(model, split, batch, reference, coded, sums)
     return [
         _row(decoder, activations, float(rate), total, resamples, measure_of(model))
+        | {"by_document": by_document(decoder, documents, total)}
         for group, rate, total in zip(groups, bits, sums, strict=True)
         for decoder in group
     ]
@@ -144,6 +146,29 @@ def _compare(
         measure.compare((model, uncoded), finals, targets), sums, strict=True
     ):
         total.add(batch.documents, figures, rows)
+
+
+def by_document(decoder: Decoder, documents: list[str], total: Sums) -> list[dict[str, Any]]:
+    """Tokens, bits, predicted tokens and their cross-entropy (nats, summed) of each document.
+
+    `documents` has the document of each sequence. Bits are those of its streams, with a share of
+    what the file has beside streams. For resampling documents, as intervals of differences need.
+    """
+    share = decoder.size / decoder.container.payload_bytes if decoder.container.payload_bytes else 0
+    tokens, bits = dict.fromkeys(documents, 0), dict.fromkeys(documents, 0.0)
+    for document, (_, count, size) in zip(documents, decoder.container.table(), strict=True):
+        tokens[document] += count
+        bits[document] += 8 * size * share
+    return [
+        {
+            "document": document,
+            "tokens": tokens[document],
+            "bits": bits[document],
+            "predicted_tokens": int(row[COUNT]),
+            "cross_entropy": float(row[CODED]),
+        }
+        for document, row in sorted(total.by_document.items())
+    ]
 
 
 def _row(

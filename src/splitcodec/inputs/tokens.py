@@ -286,6 +286,11 @@ class Prompts:
         """The text of token ids, without special ones."""
         return self.tokeniser.decode(tokens, skip_special_tokens=True)
 
+    def pieces(self, tokens: list[int]) -> list[str]:
+        """The text that each token adds; where several make one character, the last adds it."""
+        texts = [self.decode(tokens[: count + 1]).rstrip("\ufffd") for count in range(len(tokens))]
+        return [after[len(before) :] for before, after in itertools.pairwise(["", *texts])]
+
 
 def _pieces(text: str) -> Iterator[str]:
     """Cut a long text before a word, where tokenisers cut anyway, so that memory stays bounded."""

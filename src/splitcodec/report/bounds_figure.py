@@ -13,7 +13,8 @@ from scipy.stats import pearsonr, spearmanr
 
 from splitcodec.files import read_json
 from splitcodec.report.curves import Curve, curves_of, rate_at
-from splitcodec.report.figures import _PARAMETERS, FAINT, INCREASE, INK, _figure, save
+from splitcodec.report.figures import INCREASE
+from splitcodec.report.style import FAINT, INK, PARAMETERS, WIDTH, new_figure, save
 from splitcodec.report.table import read_points
 
 CODEC = "klt"
@@ -91,12 +92,14 @@ def draw_bounds(points: Path, bounds: list[Path], directory: Path) -> list[Path]
     return paths
 
 
-def bounds_by_rate(points: pd.DataFrame, model: str, bounds: list[dict[str, Any]]) -> Figure:
+def bounds_by_rate(
+    points: pd.DataFrame, model: str, bounds: list[dict[str, Any]], width: float = WIDTH
+) -> Figure:
     """Each bound against the rate at +5 % perplexity, a point a split, with both correlations."""
     table = statistics_by_split(points, model, bounds)
     names = [name for name in table if name not in ("split", "rate")]
-    with mpl.rc_context(_PARAMETERS):
-        figure, panels = _figure(2.5, len(names), sharey=True)
+    with mpl.rc_context(PARAMETERS):
+        figure, panels = new_figure(2.5, len(names), width, sharey=True)
         for axes, name in zip(panels, names, strict=True):
             rows = table[["split", "rate", name]].astype(float).dropna()
             axes.plot(rows[name], rows["rate"], "o", color=INK, markersize=4)

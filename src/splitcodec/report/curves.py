@@ -26,7 +26,6 @@ MINIMUM_POINTS = 3
 """Akima interpolation of fewer points is a straight line, and a mean over it says little."""
 
 _GRID = 512
-_AVERAGED = ["bits_per_token_file", "cross_entropy", "cross_entropy_low", "cross_entropy_high"]
 _BASELINES = [f"{kind} + {coder}" for kind in ("int", "fp16") for coder in reversed(CODERS)]
 
 
@@ -43,11 +42,11 @@ class Curve:
     def mean(self) -> pd.DataFrame:
         """One row a (codec, λ), averaged over seeds, in order of rate.
 
-        Columns codec, lambda, bits_per_token_file, cross_entropy with its interval's ends (each
-        averaged), and `optimal`: whether no other row has a lower rate and a lower cross-entropy.
+        All columns of numbers, the ends of intervals included, are averaged; and `optimal`: whether
+        no other row has a lower rate and a lower cross-entropy.
         """
         groups = self.points.groupby(["codec", "lambda"], dropna=False, as_index=False)
-        means = groups[_AVERAGED].mean()
+        means = groups.mean(numeric_only=True)
         means = means.sort_values(["bits_per_token_file", "cross_entropy"], ignore_index=True)
         best_before = means["cross_entropy"].cummin().shift(fill_value=math.inf)
         return means.assign(optimal=means["cross_entropy"] < best_before)

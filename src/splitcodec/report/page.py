@@ -1,13 +1,14 @@
 """report.html: everything an experiment found, in one file that needs no network.
 
-The page is filled from the table of points, the figures (inlined as SVG that follows the reader's
-light or dark scheme) and the JSON artefacts; the wording lives in page.html.j2.
+The page is filled from the table of points and the JSON artefacts. `template` has its wording, its
+style sheet, and the script that draws what can be played with from `page_data`; other figures are
+inlined as SVG that follows the reader's light or dark scheme.
 """
 
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from markupsafe import Markup
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_text
-from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, compare, headlines
-from splitcodec.report.figures import FAINT, INK, PAPER
+from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, compare, curves_of, headlines
+from splitcodec.report.figures import INCREASE
+from splitcodec.report.matrix import matrices, read_documents
+from splitcodec.report.page_data import example_name, page_data, point_name
+from splitcodec.report.phases import phases
+from splitcodec.report.possible import gaps, timings
+from splitcodec.report.style import FAINT, INK, PAPER
 from splitcodec.report.table import COLUMNS, perplexity_increase, read_points
 
 KINDS = ("rd", "rate-by-split", "bounds", "time")
-"""The kinds of figures, as their files' names begin."""
+"""The kinds of figures, as their files' names begin; the page draws the first two itself."""
 
 
 @dataclass(frozen=True)
@@ -70,43 +76,88 @@ POINT_COLUMNS = (
 )
 
 
-def write_report(
-    points: Path,
-    figures: list[Path],
-    references: list[Path],
-    bounds: list[Path],
-    codecs: list[Path],
-    html: Path,
-) -> None:
-    """Write the page to `html`.
+@dataclass(frozen=True)
+class Material:
+    """The files that a page is made from, beside the table of points.
 
-    `figures` are what `figures.draw` returned (PNG files among them are passed over), `codecs` the
-    codec.json files, for hashes and package versions. The same inputs give the same bytes.
+    `figures` are what `figures.draw` and `draw_bounds` returned (those that are no SVG, or that the
+    page draws itself, are passed over); `codecs` are codec.json files, for hashes and package
+    versions; `evaluations` give intervals of BD-rates where they have sums by document; `examples`
+    are what the verb of that name wrote.
     """
+
+    figures: list[Path]
+    references: list[Path]
+    bounds: list[Path]
+    codecs: list[Path]
+    evaluations: list[Path] = field(default_factory=list)
+    examples: list[Path] = field(default_factory=list)
+
+
+def write_report(points: Path, material: Material, html: Path) -> None:
+    """Write the page to `html`; the same files give the same bytes."""
     table = read_points(points)
+    references, bounds, codecs, examples = (
+        [read_json(path) for path in paths]
+        for paths in (material.references, material.bounds, material.codecs, material.examples)
+    )
     environment = Environment(
-        loader=PackageLoader("splitcodec.report", "."),
-        autoescape=True,
+        loader=PackageLoader("splitcodec.report", "template"),
+        autoescape=lambda name: ".html" in (name or ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+    def source(name: str) -> Markup:
+        """Our own style sheet or script, as it stands."""
+        return Markup(environment.loader.get_source(environment, name)[0])
+
     page = environment.get_template("page.html.j2").render(
         experiment=table["experiment"].iloc[0],
+        source=source,
+        data=page_data(table, references, bounds, examples),
+        places=_places(table),
+        models=list(dict.fromkeys(table["model"])),
         headlines=headlines(table),
+        comparisons=compare(table),
+        matrices=matrices(table, read_documents(material.evaluations)),
+        gaps=gaps(table, bounds),
+        timings=timings(table, INCREASE),
+        increase=INCREASE,
         anchor=ANCHOR,
         anchor_point=ANCHOR_POINT,
-        comparisons=compare(table),
-        figures=_inline([path for path in figures if path.suffix == ".svg"]),
+        figures=_inline([path for path in material.figures if path.suffix == ".svg"]),
         shown=POINT_COLUMNS,
         rows=_cells(table),
         columns=COLUMNS,
-        references=[read_json(path) for path in references],
-        bounds=[read_json(path) for path in bounds],
-        provenance=_provenance(table, [read_json(path) for path in codecs]),
+        references=references,
+        bounds=bounds,
+        bounded=_bounded(bounds),
+        examples=examples,
+        provenance=_provenance(table, codecs),
+        phases=phases(table, len(material.bounds)),
         exp=math.exp,
+        infinite=math.isinf,
+        example_name=example_name,
+        point_name=point_name,
     )
     write_text(html, page)
+
+
+def _places(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Models and splits, in the order in which `page_data` has them."""
+    pairs = dict.fromkeys((curve.model, curve.split) for curve in curves_of(table))
+    return [{"model": model, "split": split} for model, split in pairs]
+
+
+def _bounded(bounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each codec of each bounds file, with its split."""
+    return [
+        row | {"model": item["model"], "split": item["split"]}
+        for item in bounds
+        for row in item["covariance"]["codecs"]
+    ]
 
 
 def _cells(table: pd.DataFrame) -> list[list[tuple[Any, str]]]:

@@ -1,0 +1,209 @@
+"""The rate-distortion figure: a quality against file bits per token, of all codecs at one split."""
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+
+from splitcodec.report.curves import ANCHOR, Curve, bd_rate, curves_of, headlines
+from splitcodec.report.metrics import KL, PERPLEXITY, Metric
+from splitcodec.report.style import (
+    FAINT,
+    INK,
+    PAPER,
+    PARAMETERS,
+    WIDTH,
+    Style,
+    new_figure,
+    plain_logarithm,
+    styles_of,
+)
+
+_ROOMY = 4.5
+"""Inches below which a figure has no room for text inside."""
+
+
+def rd_curve(
+    points: pd.DataFrame,
+    model: str,
+    split: int,
+    references: dict[str, Any] | None = None,
+    metric: Metric = PERPLEXITY,
+    bounds: dict[str, Any] | None = None,
+    width: float = WIDTH,
+) -> Figure:
+    """`metric` against file bits per token, rates logarithmic, of all codecs at one split.
+
+    Points beyond the metric's limit, such as twice the uncoded perplexity, are named at the edge.
+    Vertical bars are 95 % intervals over documents of the level; all codecs see the same documents,
+    so differences between codecs are known better than the bars suggest. `references` is
+    references/<model>.json; `bounds`, bounds/<model>/split<k>.json, adds the rate-distortion
+    functions where the metric is the divergence, in which they are stated.
+    """
+    styles = styles_of(points)
+    curves = [c for c in curves_of(points) if (c.model, c.split) == (model, split)]
+    nats = curves[0].points["cross_entropy_uncoded"].iloc[0]
+    roomy = width >= _ROOMY
+    with mpl.rc_context(PARAMETERS):
+        figure, axes = new_figure(3.9 if roomy else 0.6 + 0.95 * width, width=width)
+        axes.set(xscale="log", yscale="log" if metric.logarithmic else "linear")
+        axes.set(xlabel="bits per token (file)", ylabel=metric.label)
+        axes.set_ylim(*_range(metric, curves, nats, references))
+        if uncoded := metric.uncoded(nats):
+            axes.axhline(uncoded, color=INK, linewidth=0.8, label="uncoded", zorder=1)
+        for curve in curves:
+            _draw_curve(axes, metric, curve, styles[curve.name], _legend_label(curve, curves))
+        beyond = _points_beyond(metric, curves, metric.limit(nats))
+        _title(axes, f"{model}, split {split}", beyond if roomy else "")
+        if metric is PERPLEXITY and roomy:
+            _say_ratios(axes, pd.concat([curve.points for curve in curves]))
+        if references:
+            _draw_references(axes, references, metric)
+        if metric is KL and bounds and bounds.get("rate_distortion"):
+            _draw_band(axes, bounds["rate_distortion"])
+        _plain_axes(axes, metric, uncoded)
+        figure.legend(loc="outside lower center", ncols=3 if roomy else 2)
+    return figure
+
+
+def _range(
+    metric: Metric, curves: list[Curve], nats: float, references: dict[str, Any] | None
+) -> tuple[float, float]:
+    """Limits of the axis: from the uncoded value, or the best point, to the worst that counts."""
+    values = [value for curve in curves for value in metric.values(curve.points)]
+    limit, uncoded = metric.limit(nats), metric.uncoded(nats)
+    if metric.higher_is_better:
+        low = min(values) - 0.02
+        return max(limit or low, low), max([uncoded or 0, *values]) + 0.02
+    if not uncoded:
+        return min(max(min(values) / 2, 1e-5), limit / 10), min(1.3 * max(values), limit)
+    bottom = uncoded * 0.96
+    if references:
+        bottom = min(bottom, math.exp(references["cross_entropy_low"]) * 0.99)
+    return bottom, min(limit, max(1.1 * uncoded, 1.08 * max(values)))
+
+
+def _legend_label(curve: Curve, curves: list[Curve]) -> str:
+    if curve.name == ANCHOR:
+        return f"{curve.name} (anchor)"
+    delta = next((bd_rate(anchor, curve) for anchor in curves if anchor.name == ANCHOR), None)
+    return curve.name if delta is None else f"{curve.name} (BD {_signed(delta.percent)} %)"
+
+
+def _signed(percent: float) -> str:
+    return f"{percent:+.0f}".replace("-", "−")
+
+
+def _draw_curve(axes: Axes, metric: Metric, curve: Curve, style: Style, label: str) -> None:
+    """The mean over seeds as a line through its Pareto-optimal points; every point as a marker."""
+    mean, rate = curve.mean, "bits_per_token_file"
+    color, stroke = style.colour, style.marker in "12+"
+    if ends := metric.interval(mean):
+        axes.vlines(mean[rate], *ends, color=color, linewidth=0.6, alpha=0.35)
+    axes.plot(curve.front[rate], metric.values(curve.front), linestyle=style.line, color=color)
+    axes.plot(
+        curve.points[rate],
+        metric.values(curve.points),
+        style.marker,
+        color=color,
+        alpha=0.5 if len(curve.points) > len(mean) else 1,
+        markeredgecolor=color if stroke else PAPER,
+        markeredgewidth=1.1 if stroke else 0.4,
+        zorder=3,
+    )
+    axes.plot([], [], linestyle=style.line, marker=style.marker, color=color, label=label)
+
+
+def _points_beyond(metric: Metric, curves: list[Curve], limit: float | None) -> str:
+    """Which points lie beyond the limit of the axis, in words."""
+    beyond = {}
+    for curve in curves:
+        names = zip(curve.mean["codec"], curve.mean["lambda"], strict=True)
+        for (codec, value), found in zip(names, metric.values(curve.mean), strict=True):
+            if limit is not None and (found < limit if metric.higher_is_better else found > limit):
+                beyond[codec if math.isnan(value) else f"{codec} λ={value:g}"] = found
+    named = [f"{name} ({value:,.3g})" for name, value in beyond.items()]
+    edge = "below" if metric.higher_is_better else "above"
+    more = ", …" if len(named) > 4 else ""
+    return f"{edge} the edge: {', '.join(named[:4])}{more}" if named else ""
+
+
+def _title(axes: Axes, left: str, right: str) -> None:
+    axes.set_title(left, loc="left")
+    if right:
+        axes.set_title(right, loc="right", fontsize=7, color=FAINT)
+
+
+def _say_ratios(axes: Axes, points: pd.DataFrame) -> None:
+    """The rate of each learned codec relative to int4 + zstd, at that point's perplexity."""
+    if found := headlines(points):
+        lines = [f"{item.name}: {item.ratio:.2f}" for item in found]
+        text = f"bits relative to int4 + zstd\nat its perplexity, {found[0].perplexity:.2f}\n"
+        axes.text(0.235, 0.965, text + "\n".join(lines), transform=axes.transAxes, va="top")
+
+
+def _draw_references(axes: Axes, references: dict[str, Any], metric: Metric) -> None:
+    """What sending the token ids costs, for a receiver that holds the front."""
+    lines = {
+        "token ids": references["token_ids_bits_per_token"],
+        "token ids, unigram": references["unigram_bits_per_token"],
+        "token ids, model's entropy": references["model_bits_per_token"],
+    }
+    for label, bits in lines.items():
+        axes.axvline(bits, color=INK, linewidth=0.8, linestyle=":")
+        axes.text(
+            bits * 0.97,
+            0.97,
+            f"{label}: {bits:.1f}",
+            transform=axes.get_xaxis_transform(),
+            rotation=90,
+            ha="right",
+            va="top",
+            fontsize=7,
+        )
+    axes.set_xlim(left=min(lines.values()) / 1.6)
+    if metric is PERPLEXITY:
+        low, high = (math.exp(references[f"cross_entropy_{end}"]) for end in ("low", "high"))
+        axes.axhspan(low, high, color=FAINT, alpha=0.12, linewidth=0)
+
+
+def _draw_band(axes: Axes, functions: list[dict[str, float]]) -> None:
+    """Between Shannon's lower bound and the Gaussian rate-distortion function."""
+    distortions = [item["distortion"] for item in functions]
+    low, high = (
+        [item[f"{name}_bits_per_token"] for item in functions] for name in ("shannon", "gaussian")
+    )
+    label = "possible, token by token"
+    axes.fill_betweenx(distortions, low, high, color=FAINT, alpha=0.3, linewidth=0, label=label)
+
+
+def _plain_axes(axes: Axes, metric: Metric, uncoded: float | None) -> None:
+    """Plain numbers on both axes; for perplexity also its increase in percent, on the right."""
+    if metric is KL:
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(7))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    plain_logarithm(axes)
+    if metric is PERPLEXITY:
+        _increase_axis(axes, uncoded)
+
+
+def _increase_axis(axes: Axes, uncoded: float) -> None:
+    right = axes.twinx()
+    right.set(yscale="log", ylim=axes.get_ylim(), ylabel="increase over uncoded")
+    right.grid(False)
+    top = 100 * (axes.get_ylim()[1] / uncoded - 1)
+    increases = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if top / 40 < tick <= top + 1e-6]
+    right.set_yticks(
+        [uncoded * (1 + increase / 100) for increase in [0, *increases]],
+        [f"{increase} %" for increase in [0, *increases]],
+    )
+    right.yaxis.set_minor_locator(NullLocator())
+    right.spines["right"].set_visible(True)
