@@ -123,6 +123,7 @@ def _type(value: dict[str, Any]) -> str:
 def verbs() -> str:
     """Every command of the program with its arguments and options."""
     import typer.main
+
     from splitcodec.cli import app
 
     return "\n\n".join(_verb(typer.main.get_command(app), "splitcodec"))
@@ -145,7 +146,8 @@ def _verb(command: Any, path: str) -> Iterator[str]:
         if callable(parameter.default):
             default = ""
         rows.append([f"`{names}`", said, default, getattr(parameter, "help", "") or ""])
-    yield f"### `{path}`\n\n{command.help}\n\n{table(['option', 'value', 'default', 'meaning'], rows)}"
+    options = table(["option", "value", "default", "meaning"], rows)
+    yield f"### `{path}`\n\n{command.help}\n\n{options}"
 
 
 def points() -> str:
@@ -153,8 +155,13 @@ def points() -> str:
     for path in sorted((ROOT / "src/splitcodec/report").rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "COLUMNS":
-                rows = [[argument.value if isinstance(argument, ast.Constant) else ""
-                         for argument in call.args] for call in node.value.elts]
+                rows = [
+                    [
+                        argument.value if isinstance(argument, ast.Constant) else ""
+                        for argument in call.args
+                    ]
+                    for call in node.value.elts
+                ]
                 chosen = [[f"`{name}`", unit, meaning] for name, _, unit, meaning, *_ in rows]
                 return table(["column", "unit", "meaning"], chosen)
     raise LookupError("no COLUMNS in splitcodec.report")
@@ -163,8 +170,11 @@ def points() -> str:
 def table(headings: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
-    cells = (" | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines)
-    return "\n".join(f"| {line} |" for line in cells)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 FILLED: dict[str, Callable[[], str]] = {

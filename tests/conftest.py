@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 from filelock import FileLock
+
 from workflow_runs import ROOT, snakemake
 
 

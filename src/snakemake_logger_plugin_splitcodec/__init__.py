@@ -1,9 +1,9 @@
 """What a run of the workflow prints: one line a finished job, with the time that is left.
 
 Snakemake finds this package by its name; `snakemake --logger splitcodec` uses it. On a terminal the
-running jobs are shown below the lines, each with the last line of its log; in a plain log a line now
-and then says the same. When a job fails, the end of its log is shown at once, with its command and
-the one that runs it alone again.
+running jobs are shown below the lines, each with the last line of its log; in a plain log a line
+now and then says the same. When a job fails, the end of its log is shown at once, with its command
+and the one that runs it alone again.
 """
 
 import logging

@@ -5,6 +5,11 @@ import shutil
 import pytest
 from doc_blocks import PAGES, ROOT, Block, blocks_of, inside, run
 
+from splitcodec.codecs.catalogue import LEARNED
+from splitcodec.codecs.registry import _CLASSES
+from splitcodec.splitting.layouts import _LAYOUTS
+from splitcodec.training.fitting import FITTERS
+
 RUNNABLE = [page for page in PAGES if any(not block.reason for block in blocks_of(page))]
 
 
@@ -17,6 +22,16 @@ def checkout(tiny_experiment, tmp_path_factory):
         if not (directory / name).exists():
             (directory / name).symlink_to(ROOT / name)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """What a page registers is gone after it."""
+    before = [(table, dict(table)) for table in (LEARNED, _CLASSES, _LAYOUTS, FITTERS)]
+    yield
+    for table, entries in before:
+        table.clear()
+        table.update(entries)
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))

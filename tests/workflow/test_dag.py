@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
+
 from workflow_runs import ROOT, snakemake
 
 
