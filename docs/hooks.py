@@ -73,8 +73,9 @@ def _references(part: Any, definitions: dict[str, Any]) -> Iterator[str]:
         if name := part.get("$ref", "").removeprefix("#/$defs/"):
             yield name
             yield from _references(definitions[name], definitions)
-        for key in part.keys() - {"$defs"}:
-            yield from _references(part[key], definitions)
+        for key, value in part.items():
+            if key != "$defs":
+                yield from _references(value, definitions)
 
 
 def keys_of(schema: dict[str, Any]) -> str:
