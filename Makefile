@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test slurm-test server-test faults pull lint clean-results unlock
+.PHONY: help setup run test docs slurm-test server-test faults pull lint clean-results unlock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,16 @@ run: setup ## run the experiment of CONFIG on CORES cores, then print its result
 
 test: setup ## run all tests, or those in TESTS, on all cores
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile $(TESTS)
+
+# Its packages are few and stand apart: references are made from the code without importing torch.
+docs: .venv-docs/installed ## build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet && echo 'open site/index.html'
+
+.venv-docs/installed: requirements-docs.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'python3 must be 3.11 or newer'; exit 1; }
+	@python3 -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --no-input --disable-pip-version-check --requirement $<
+	@touch $@
 
 slurm-test: setup ## bring up a Slurm of one node (as root) and run the workflow on it
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest tests/slurm/check_cluster.py

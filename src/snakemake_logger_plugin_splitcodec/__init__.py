@@ -1,11 +1,15 @@
 """What a run of the workflow prints: one line a finished job, with the time that is left.
 
 Snakemake finds this package by its name; `snakemake --logger splitcodec` uses it. On a terminal the
-running jobs are shown below the lines; in a plain log a line now and then says what is running.
-When a job fails, its command and the end of its log are shown at once.
+running jobs are shown below the lines, each with the last line of its log; in a plain log a line
+now and then says the same. When a job fails, the end of its log is shown at once, with its command
+and the one that runs it alone again.
 """
 
 import logging
+import math
+import shlex
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +25,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_logger_plugin_splitcodec.clock import Clock, Job, as_time
 
 _LOG_LINES = 15
+_LONGEST_SAYING = 60
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 30.0
 # Mean seconds of each rule's jobs: of the last run here, or else of the run that was shipped.
 _LAST_RUN = Path(".snakemake/durations.json")
@@ -46,6 +51,17 @@ _NOISE = (
     "host:",
 )
 _SAID_BY_JOB_ERROR = "RuleException:\nCalledProcessError"
+# Options that say which workflow this is, and how many values they take at most.
+_SAYING_WHICH = {
+    "--configfile": math.inf,
+    "--configfiles": math.inf,
+    "--config": math.inf,
+    "--profile": 1,
+    "--snakefile": 1,
+    "-s": 1,
+    "--directory": 1,
+    "-d": 1,
+}
 
 
 class LogHandler(LogHandlerBase):
@@ -86,7 +102,9 @@ class LogHandler(LogHandlerBase):
                 self._live.stop()
             if self.clock.finished:
                 took = as_time(self.clock.elapsed())
-                self.console.print(f"{self.clock.finished} jobs in {took}; by phase:")
+                self.console.print(
+                    f"{self.clock.finished} jobs in {took}, {self._rate()}; by phase:"
+                )
                 self.console.print(self._summary())
                 self.clock.save(_LAST_RUN)
         super().close()
@@ -129,6 +147,7 @@ class LogHandler(LogHandlerBase):
         job = Job(
             record.rule_name,
             " ".join(f"{k}={v}" if v.isdigit() else v for k, v in wildcards),
+            (getattr(record, "log", None) or [""])[0],
         )
         if self.common_settings.dryrun:
             self._print(Text(f"{job.rule}  {job.said or ', '.join(record.output)}"))
@@ -139,17 +158,19 @@ class LogHandler(LogHandlerBase):
         job, took = self.clock.finish(job_id)
         rule = f"{job.rule} {self.clock.done(job.rule)}/{self.clock.total(job.rule)}"
         count = f"{self.clock.finished}/{self.clock.jobs}"
-        line = Text(f"{count:>9}  {rule:<26} {as_time(took):>8}  {self._time_left():<32}")
+        line = Text(f"{count:>9}  {rule:<26} {as_time(took):>8}  {self._time_left():<34}  ")
         self._print(line.append(job.said, "dim"))
 
     def _job_fails(self, job: dict) -> None:
         self.clock.drop(job["jobid"])
         self._print(Text(f"FAILED    {job['rule_name']}", "bold red"))
-        if job.get("shellcmd"):
-            self._print(Text(f"command:  {' '.join(job['shellcmd'].split())}"))
         for name in job.get("log") or []:
             self._print(Text(f"log:      {name}, which ends in"))
             self._print(Text("\n".join(f"  {line}" for line in _last_lines(Path(name)))))
+        if job.get("shellcmd"):
+            self._print(Text(f"command:  {' '.join(job['shellcmd'].split())}"))
+        if job.get("output"):
+            self._print(Text(f"rerun it: {rerun(sys.argv[1:], job['output'][0])}"))
 
     def _message(self, record: logging.LogRecord) -> None:
         message = record.getMessage().strip()
@@ -167,16 +188,25 @@ class LogHandler(LogHandlerBase):
         elapsed = f"{as_time(self.clock.elapsed())} elapsed"
         return elapsed if left is None else f"{elapsed}, about {as_time(left)} left"
 
+    def _rate(self) -> str:
+        return f"{60 * self.clock.finished / max(self.clock.elapsed(), 1e-9):.1f} jobs/min"
+
     def _running(self) -> Group:
         """What stands below the lines on a terminal."""
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
             ProgressBar(self.clock.jobs, self.clock.finished, width=30),
             f"{self.clock.finished}/{self.clock.jobs} jobs",
+            self._rate(),
             self._time_left(),
         )
         jobs = (
-            Text(f"  {job.rule}  {as_time(age)}  {job.said}", "dim", no_wrap=True)
+            Text(
+                f"  {job.rule}  {as_time(age)}  {job.said}  {_saying(job)}",
+                "dim",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
             for job, age in self.clock.running()[:8]
         )
         return Group(bar, *jobs)
@@ -186,8 +216,15 @@ class LogHandler(LogHandlerBase):
             with self._changes:
                 silent = time.monotonic() - self._spoke
                 if silent >= _SECONDS_BETWEEN_SIGNS_OF_LIFE and self.clock.running():
-                    jobs = (f"{job.rule} {as_time(age)}" for job, age in self.clock.running())
-                    self._print(Text(f"  running  {', '.join(jobs)};  {self._time_left()}"))
+                    self._print(
+                        Text(
+                            f"  running  {self.clock.finished}/{self.clock.jobs} jobs done,"
+                            f" {self._rate()}, {self._time_left()}"
+                        )
+                    )
+                    for job, age in self.clock.running():
+                        line = f"           {job.rule}  {as_time(age)}  {job.said}  {_saying(job)}"
+                        self._print(Text(line.rstrip()))
 
     def _summary(self) -> Table:
         table = Table("phase", box=None, pad_edge=False)
@@ -196,6 +233,30 @@ class LogHandler(LogHandlerBase):
         for rule, times in self.clock.times.items():
             table.add_row(rule, str(len(times)), as_time(sum(times)), as_time(max(times)))
         return table
+
+
+def rerun(arguments: list[str], target: str) -> str:
+    """The command that makes `target` in the workflow that snakemake's `arguments` named."""
+    kept, room = [], 0
+    for word in arguments:
+        option, _, value = word.partition("=")
+        if word.startswith("-"):
+            room = _SAYING_WHICH.get(option, 0) - bool(value)
+            keep = option in _SAYING_WHICH
+        else:
+            keep, room = room > 0, room - 1
+        if keep:
+            kept.append(word)
+    return shlex.join(["snakemake", "--cores", "all", *kept, "--", target])
+
+
+def _saying(job: Job) -> str:
+    """The last line of a running job's log, which tells how far it is."""
+    try:
+        lines = Path(job.log or ".").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""  # it has not said anything yet
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LONGEST_SAYING]
 
 
 def _last_lines(path: Path) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Job:
-    """A job's rule, and what tells it from others of that rule."""
+    """A job's rule, what tells it from others of that rule, and the path of its log."""
 
     rule: str
     said: str = ""
+    log: str = ""
 
 
 @dataclass

@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def progress(steps: Sized, description: str) -> Iterator:
-    """Iterate over `steps`, showing done of all and the time left on standard error."""
+    """Iterate over `steps`, showing done of all, the rate and the time left on standard error."""
     if sys.stderr.isatty():
         yield from track(steps, description, console=Console(stderr=True), transient=True)
         return
@@ -20,6 +20,10 @@ def progress(steps: Sized, description: str) -> Iterator:
         yield step
         now = time.monotonic()
         if done == len(steps) or now - shown >= _SECONDS_BETWEEN_LINES:
-            left = (now - started) / done * (len(steps) - done)
-            print(f"{description}: {done}/{len(steps)}, {left:.0f} s left", file=sys.stderr)
+            rate = done / max(now - started, 1e-9)
+            left = (len(steps) - done) / rate
+            print(
+                f"{description}: {done}/{len(steps)}, {rate:.3g}/s, {left:.0f} s left",
+                file=sys.stderr,
+            )
             shown = now

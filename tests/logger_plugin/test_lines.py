@@ -86,6 +86,34 @@ def test_a_failure_shows_the_command_and_the_end_of_the_log(run):
     assert "No such file or directory" in done.stderr
     assert "step 10" not in done.stderr
     assert "Traceback" not in done.stderr
+    rerun = [line for line in done.stderr.splitlines() if line.startswith("rerun it:")]
+    assert rerun
+    target = rerun[0].split()[-1]
+    assert rerun[0].split("rerun it: ")[1] == (
+        "snakemake --cores all --config 'command=ls no-such-file &&' -- " + target
+    )
+
+
+def test_the_command_of_a_failed_job_runs_it_alone(run, tmp_path):
+    failed = run(command="ls no-such-file &&")
+    target = next(line for line in failed.stderr.splitlines() if line.startswith("rerun it:"))
+    again = run(target.split()[-1])
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in (tmp_path / "out").glob("*-*")] == [target.split("/")[-1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ("--cores 2 --configfile a.yaml --rerun-incomplete all", "--configfile a.yaml"),
+        ("--profile slurm all --configfile=a.yaml codecs", "--profile slurm --configfile=a.yaml"),
+        ("-s Snakefile -d there x --config a=1 b=2 -n", "-s Snakefile -d there --config a=1 b=2"),
+        ("--dry-run", ""),
+    ],
+)
+def test_a_rerun_keeps_what_names_the_workflow(arguments, kept):
+    command = plugin.rerun(arguments.split(), "out/1.txt").split()
+    assert command == ["snakemake", "--cores", "all", *kept.split(), "--", "out/1.txt"]
 
 
 def test_a_dry_run_lists_jobs_and_runs_none(run, tmp_path):
@@ -116,10 +144,14 @@ def test_a_plain_log_says_now_and_then_what_is_running(tmp_path, monkeypatch, ca
     handler = plugin.LogHandler(SimpleNamespace(stdout=False, nocolor=False, dryrun=False), None)
     record = logging.makeLogRecord
     handler.emit(record({"event": LogEvent.RUN_INFO, "stats": {"train": 2, "total": 2}}))
+    (tmp_path / "train.log").write_text("warming up\nfit: 3/10, 2/s, 4 s left\n")
     job = {"event": LogEvent.JOB_INFO, "rule_name": "train", "jobid": 1, "wildcards": {}}
-    handler.emit(record(job))
+    handler.emit(record(job | {"log": ["train.log"]}))
     time.sleep(1.3)
     handler.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "2 jobs: train 2"
-    assert lines[1].split()[:2] == ["running", "train"]
+    assert "0/2 jobs done" in lines[1]
+    assert "jobs/min" in lines[1]
+    assert lines[2].split()[0] == "train"
+    assert lines[2].endswith("fit: 3/10, 2/s, 4 s left")

@@ -1,30 +1,21 @@
 """The real workflow on the tiny configuration, once; every test looks at what it left."""
 
 import json
-import subprocess
-from pathlib import Path
+import shutil
 
 import pandas as pd
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-
-
-def snakemake(directory, *arguments, config=ROOT / "params/tiny.yaml"):
-    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(directory)]
-    command += ["--cores", "2", *arguments, "--configfile", str(config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=1500)
+from workflow_runs import ROOT, snakemake
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkout")
-    (directory / "data").mkdir()
-    (directory / "data/tiny").symlink_to(ROOT / "data/tiny")
-    done = snakemake(directory)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return directory
+def checkout(tiny_experiment, tmp_path_factory):
+    """A copy that tests may change."""
+    return shutil.copytree(
+        tiny_experiment, tmp_path_factory.mktemp("dag") / "checkout", symlinks=True
+    )
 
 
 @pytest.fixture(scope="module")
