@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -67,6 +68,15 @@ def test_the_runs_page_opens_on_a_saved_view(world):
     assert "mlflow.sharedViewState.smollm2-135m-split20" in tags
     assert "viewStateShareKey=curves" in read_json(world.record)["page"]
     assert read_json(world.record)["command"].startswith("mlflow ui --backend-store-uri sqlite:///")
+
+
+def test_a_view_of_a_split_has_scatters_and_parallel_coordinates_of_our_metrics(world):
+    tags = world.client.get_experiment_by_name("default").tags
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.smollm2-135m-split20"])["state"])
+    charts = state["compareRunCharts"]
+    assert [chart["type"] for chart in charts] == ["SCATTER"] * 4 + ["PARALLEL"]
+    shown = {chart["yaxis"]["key"] for chart in charts[:4]} | set(charts[4]["selectedMetrics"])
+    assert shown <= world.run(POINT).data.metrics.keys()
 
 
 def test_again_changes_nothing(world):

@@ -6,6 +6,7 @@ that does not know it opens as ever; nothing else depends on views.
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 TAG = "mlflow.sharedViewState."
 TABLE = "curves"
@@ -20,6 +21,7 @@ _COLUMNS = (
     "bd_rate_percent_vs_int_zstd",
 )
 _CHARTS = ("perplexity", "kl", "top1_agreement", "decode_ms_per_token")
+_AXES = (_RATE, "perplexity", "kl", "top1_agreement", "encode_ms_per_token", "decode_ms_per_token")
 _SECTION = "rate-distortion"
 
 
@@ -43,20 +45,25 @@ def page(base: str, experiment: str) -> str:
     return f"{base.rstrip('/')}/#/experiments/{experiment}/runs?{view}"
 
 
-def _view(name: str, wanted: str) -> str:
-    charts = [
-        {
-            "type": "SCATTER",
-            "uuid": f"{_SECTION}-{number}",
-            "metricSectionId": _SECTION,
-            "isGenerated": False,
-            "deleted": False,
-            "xaxis": {"key": _RATE, "type": "METRIC"},
-            "yaxis": {"key": metric, "type": "METRIC"},
-            "runsCountToCompare": 100,
-        }
+def _chart(kind: str, name: str, **what: Any) -> dict[str, Any]:
+    """A chart as the page describes it."""
+    place = {"uuid": f"{_SECTION}-{name}", "metricSectionId": _SECTION}
+    shown = {"isGenerated": False, "deleted": False, "runsCountToCompare": 100}
+    return {"type": kind} | place | shown | what
+
+
+def _charts() -> list[dict[str, Any]]:
+    """Everything over the rate, and all figures of a point as one line."""
+    rate = {"key": _RATE, "type": "METRIC"}
+    scatters = [
+        _chart("SCATTER", str(number), xaxis=rate, yaxis={"key": metric, "type": "METRIC"})
         for number, metric in enumerate(_CHARTS)
     ]
+    chosen = {"selectedParams": ["codec"], "selectedMetrics": list(_AXES), "showAllRuns": True}
+    return [*scatters, _chart("PARALLEL", "parallel", **chosen)]
+
+
+def _view(name: str, wanted: str) -> str:
     section = {"uuid": _SECTION, "name": "Rate and distortion", "display": True}
     state = {
         "searchFilter": wanted,
@@ -65,7 +72,7 @@ def _view(name: str, wanted: str) -> str:
         "orderByAsc": bool(wanted),
         "selectedColumns": [f"metrics.`{column}`" for column in _COLUMNS],
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": charts,
+        "compareRunCharts": _charts(),
         "compareRunSections": [section | {"isReordered": False}],
     }
     # A fixed date: the same artefacts give the same tags.
