@@ -45,12 +45,16 @@ def folders(world, tmp_path_factory):
 @pytest.fixture
 def items_file(half, tokeniser, tmp_path):
     """Items of which the plain model gets about half right."""
-    scorer = Scorer(half, tokeniser, 2)
-    lines = []
-    for number, (context, _) in enumerate(ITEMS[:3]):
-        logits = scorer.logits([[*scorer.prefix, *scorer.encode(context.rstrip())]])
-        best = tokeniser.decode([int(logits[0, -1].argmax())])
-        lines.append({"context": context.rstrip(), "continuation": best if number else "zz"})
+    scorer, lines = Scorer(half, tokeniser, 2), []
+    for number in range(200):
+        context = f"{number} years"
+        ids = scorer.encode(context)
+        best = int(scorer.logits([[*scorer.prefix, *ids]])[0, -1].argmax())
+        said = tokeniser.decode([best])
+        if said.strip() and scorer.encode_pair(context, said) == (ids, [best]):
+            lines.append({"context": context, "continuation": said})
+    assert len(lines) > 2
+    lines = [*lines[:2], {"context": lines[2]["context"], "continuation": "never this"}]
     path = tmp_path / "items.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     return path

@@ -54,7 +54,7 @@ class HarnessModel(TemplateLM):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(text),
                 prefix_token=self.eot_token_id,
-                max_seq_len=self.scorer.longest - 1,
+                max_seq_len=self.scorer.longest - 2,  # a start token and one of context before it
                 context_len=1,
             )
             parts = [(None, *make_disjoint_window(window)) for window in windows]

@@ -88,10 +88,13 @@ class Scorer:
         tokens = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
-        device = self.model.device
-        output = self.model(tokens.to(device), attention_mask=mask.to(device))
-        if isinstance(self.model, CodedModel):
-            self._count(output, lengths)
+        tokens = tokens.to(self.model.device)
+        if not isinstance(self.model, CodedModel):
+            # No mask: what follows a sequence does not change its logits, and a mask would pick
+            # other kernels than the split model's.
+            return self.model(tokens).logits.float().cpu()
+        output = self.model(tokens, mask)
+        self._count(output, lengths)
         return output.logits.float().cpu()
 
     def _count(self, output: Any, lengths: torch.Tensor) -> None:
