@@ -147,7 +147,7 @@ def test_every_parameter_is_described_by_the_schema():
     schema = Settings.model_json_schema()
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(Settings.model_fields)
-    assert schema["required"] == ["experiment", "models", "text"]
+    assert schema["required"] == ["experiment", "models"]
 
 
 def test_reading_settings_imports_no_torch():

@@ -148,10 +148,14 @@ class Activations:
         return len(self.lengths)
 
     def check_same_data(self, other: "Activations") -> None:
-        """Raise InputError unless both stores come from the same tokens of the same model."""
+        """Raise InputError unless both stores come from the same tokens of the same model.
+
+        Of pictures there may be more tokens at one split than at another.
+        """
         keys = ("data_hash", "model_hash")
         same = all(self.metadata.get(key) == other.metadata.get(key) for key in keys)
-        if not same or self.lengths != other.lengths:
+        lengths = [store.lengths if store.first_is_sink else len(store) for store in (self, other)]
+        if not same or lengths[0] != lengths[1]:
             raise InputError(
                 f"{self.path} and {other.path} do not hold the same tokens of the same model; "
                 "extract both from one token file"

@@ -232,7 +232,8 @@ class Fitting:
 
     def _batch(self, step: int, tokens: int, activations: Activations) -> Batch:
         """The sequences of a step: the same for representation and reference."""
-        count = max(1, min(len(activations), round(tokens / max(activations.lengths))))
+        longest = max(self.data.activations.lengths)
+        count = max(1, min(len(activations), round(tokens / longest)))
         chosen = sequences_of_step(len(activations), count, self.seed, step)
         return activations.read(chosen).to(self.data.device)
 

@@ -137,7 +137,9 @@ def _gradients(
             splits, states, torch.autograd.grad(loss, states), strict=True
         ):
             values, gradient = state.detach().float().cpu(), gradient.float().cpu()
-            usable = ordinary_tokens(values, rows.mask, not earliest.first_is_sink)
+            # A picture has all its tokens, but not as many at every split.
+            mask = rows.mask if earliest.first_is_sink else torch.ones(values.shape[:2]).bool()
+            usable = ordinary_tokens(values, mask, not earliest.first_is_sink)
             for row, own in enumerate(usable):
                 yield split, values[row, own], gradient[row, own]
 
