@@ -14,7 +14,7 @@ def test_a_card_has_its_curve_and_marks_its_own_point(built, tmp_path):
     card = json.loads(paths[0].with_suffix(".json").read_text())
     assert len(card["points"]) == len(synthetic.LAMBDAS)
     text = paths[0].read_text()
-    assert card["hash"] in text and text.count("| **") == 1
+    assert card["hash"] in text and text.count("\n| **") == 1
     assert 'with_codec(model, "' in text
 
 
