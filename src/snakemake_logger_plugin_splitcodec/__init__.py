@@ -241,7 +241,7 @@ def rerun(arguments: list[str], target: str) -> str:
     for word in arguments:
         option, _, value = word.partition("=")
         if word.startswith("-"):
-            room = _SAYING_WHICH.get(option, 0) - bool(value)
+            room = 0 if value else _SAYING_WHICH.get(option, 0)
             keep = option in _SAYING_WHICH
         else:
             keep, room = room > 0, room - 1
