@@ -4,6 +4,7 @@ import pytest
 import torch
 from codec_samples import CHANNELS, FIRST_MEAN, fitted_direct_access, fitted_klt
 
+from splitcodec.codecs.levels import Known
 from splitcodec.errors import BitstreamError
 
 OFFSETS = torch.zeros(40, CHANNELS)
@@ -52,7 +53,7 @@ def test_a_symbol_is_predicted_from_earlier_tokens_only(data):
     changed[:, 20] += 3
     with torch.no_grad():
         before, after = (
-            codec.predict(data[0], OFFSETS, values, side)[1] for values in (latent, changed)
+            codec.predict(data[0], Known(OFFSETS), values, side)[1] for values in (latent, changed)
         )
     torch.testing.assert_close(before[:, :21], after[:, :21])
     assert not torch.allclose(before[:, 21], after[:, 21])
@@ -65,9 +66,9 @@ def test_training_and_coding_see_the_same_where_symbols_need_no_mean(data):
         codec.prediction[-1].bias[: codec.kept] = 0
         codec.prediction[-1].weight[: codec.kept] = 0
         latent = codec.latent(data[0])
-        stepwise = codec.predict(data[0], OFFSETS, latent, latent[..., :0])
+        stepwise = codec.predict(data[0], Known(OFFSETS), latent, latent[..., :0])
         codec.train()
-        whole = codec.predict(data[0], OFFSETS, latent, latent[..., :0])
+        whole = codec.predict(data[0], Known(OFFSETS), latent, latent[..., :0])
     torch.testing.assert_close(whole[1:], stepwise[1:], rtol=1e-4, atol=1e-4)
 
 
