@@ -31,6 +31,7 @@ BASELINES = {"fp16": "raw", "int8": "deflate", "int3": "zstd"}
 KINDS = [
     "klt",
     "klt-tokens",
+    "klt-levels",
     "factorised",
     "hyperprior",
     "direct-access",

@@ -24,7 +24,7 @@ def folder(request):
 
 
 def test_there_is_one_of_each_kind():
-    assert len(FOLDERS) == 9
+    assert len(FOLDERS) == 10
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ class Stream:
 
 
 def learned(codec, kind, tokens, payload, embedding):
-    """klt, klt-tokens and factorised."""
+    """klt, klt-tokens, klt-levels and factorised."""
     (checksum,), stream, ids = struct.unpack_from("<I", payload), Stream(payload[4:]), None
     if kind == "klt-tokens":
         stream.under(codec, "token")
@@ -90,16 +90,22 @@ def learned(codec, kind, tokens, payload, embedding):
         high = stream.symbols([0] * tokens)
         low = stream.symbols(1 + high)
         ids = np.argsort(-counts, kind="stable")[256 * high + low].astype(np.int32)
-    kept = len(codec["gain"])
-    tables = range(kept) if kind == "factorised" else codec["scale_index"].tolist()
-    q = stream.under(codec, "latent").symbols(list(tables) * tokens).reshape(tokens, kept)
+    kept, sent = len(codec["gain"]), b"" if ids is None else ids.tobytes()
+    tables = np.arange(kept) if kind == "factorised" else codec["scale_index"]
+    tables, scale = np.tile(tables, (tokens, 1)), codec["gain"]
+    if kind == "klt-levels":
+        symbols = stream.under(codec, "level").symbols([0] * tokens)
+        level = symbols[:, None] + int(np.rint(codec["levels.base"]))
+        tables, sent = np.clip(tables - 2 * level, 0, 63), symbols.tobytes()
+        scale = codec["table_gain"][tables] * np.exp(2 * level * np.log(64 / 0.11) / 63)
+    q = stream.under(codec, "latent").symbols(tables.flatten()).reshape(tokens, kept)
     stream.end()
-    assert zlib.crc32((b"" if ids is None else ids.tobytes()) + q.tobytes()) == checksum
+    assert zlib.crc32(sent + q.tobytes()) == checksum
     m = np.tile(codec["mean"], (tokens, 1))
     m[0] = codec["first_mean"]
     if ids is not None:
         m[1:] += (embedding[ids[1:]] - codec["row_mean"]) @ codec["token_map"].T
-    return (codec["gain"] * q) @ codec["synthesis"].T + m
+    return (scale * q) @ codec["synthesis"].T + m
 
 
 def halves(data):
@@ -122,7 +128,9 @@ def baseline(kind, coder, tokens, channels, payload):
     return levels * scales[:, np.arange(channels) // group]
 
 
-@pytest.mark.parametrize("kind", ["klt", "klt-tokens", "factorised", "fp16", "int8", "int3"])
+@pytest.mark.parametrize(
+    "kind", ["klt", "klt-tokens", "klt-levels", "factorised", "fp16", "int8", "int3"]
+)
 def test_a_stranger_decodes_the_golden_files(kind):
     folder = GOLDEN / kind
     data, codec = load_file(folder / "data.safetensors"), load_file(folder / "codec.safetensors")

@@ -1,0 +1,91 @@
+"""What levels are worth: `python benchmarks/levels.py results/default data/models/smollm2-135m`.
+
+Three closed-form codecs on the validation partition of a run: one step for all tokens; tokens that
+choose their level, fitted for each λ; and one codec with levels that serves all λ. Prints rate and
+divergence of each, and how many bits the latter two need of those of the first at equal divergence,
+by interpolation of the logarithm of the divergence. Rates are estimates, which files confirm within
+half a percent.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from splitcodec.activations.store import Activations
+from splitcodec.codecs.hyperparameters import KltHyperparameters
+from splitcodec.codecs.klt import Klt, middle
+from splitcodec.splitting.model import SplitModel
+from splitcodec.training.divergence import divergence
+from splitcodec.training.fitting import TrainingData, fit_closed_form
+from splitcodec.training.sensitivity import load_sensitivity
+
+RATE_WEIGHTS = [3e-5, 1e-4, 2.5e-4, 6e-4]
+REACH = 12
+
+
+@torch.inference_mode()
+def measure(codec: Klt, model: SplitModel, stores: tuple[Activations, ...], count: int) -> tuple:
+    """Bits a token, and nats a token, over `count` sequences."""
+    activations, references = stores
+    sums = torch.zeros(3, dtype=torch.float64)
+    for row in range(count):
+        batch, reference = activations.read([row]), references.read([row])
+        estimate = codec(batch.representation, batch.lengths)
+        split = activations.metadata["split"]
+        parts = estimate.reconstruction, reference.representation, batch.mask
+        tokens = int(batch.lengths.sum())
+        nats = divergence(model, split, *parts).item()
+        sums += torch.tensor([estimate.bits.sum().item(), nats * tokens, tokens])
+    return tuple((sums[:2] / sums[2]).tolist())
+
+
+def share_of_bits(curve: list[tuple], anchor: list[tuple]) -> float:
+    """Mean ratio of rates at equal divergence, over the divergences that both curves have."""
+    (bits, nats), (own_bits, own_nats) = (np.array(sorted(c)).T for c in (anchor, curve))
+    low, high = max(nats.min(), own_nats.min()), min(nats.max(), own_nats.max())
+    at = np.linspace(np.log(low), np.log(high), 50)
+    known, own = (
+        np.interp(at, np.log(n)[::-1], np.log(b)[::-1])
+        for b, n in ((bits, nats), (own_bits, own_nats))
+    )
+    return float(np.exp((own - known).mean()))
+
+
+def main(
+    results: Path,
+    model: Path,
+    split: int = 20,
+    sequences: Annotated[int, typer.Option(min=1)] = 4,
+) -> None:
+    """Fit, measure, print."""
+    stored = results / "activations" / model.name
+    train = Activations(stored / f"split{split}/train.parquet")
+    pair = [
+        Activations(stored / f"{place}/validation.parquet") for place in (f"split{split}", "final")
+    ]
+    found, _ = load_sensitivity(results / f"sensitivity/{model.name}/split{split}.safetensors")
+    data, loaded = TrainingData(train, found, split), SplitModel.load(model)
+    curves: dict[str, list[tuple]] = {"one step": [], "levels": [], "levels, one codec for all": []}
+    table = Table("codec", "λ", "bits/token", "KL, nats/token")
+    shared = fit_closed_form(KltHyperparameters(levels=REACH), data, RATE_WEIGHTS, 0)
+    for weight in RATE_WEIGHTS:
+        shared.levels.set_rate(weight / middle(RATE_WEIGHTS))
+        codecs = [fit_closed_form(KltHyperparameters(levels=n), data, [weight], 0) for n in (0, 8)]
+        for (name, curve), codec in zip(curves.items(), [*codecs, shared], strict=True):
+            curve.append(measure(codec, loaded, tuple(pair), sequences))
+            bits, nats = curve[-1]
+            table.add_row(name, f"{weight:g}", f"{bits:,.1f}", f"{nats:.5f}")
+    console = Console()
+    console.print(table)
+    for name, curve in list(curves.items())[1:]:
+        share = share_of_bits(curve, curves["one step"])
+        console.print(f"{name}: {share:.3f} of the bits at equal divergence")
+
+
+if __name__ == "__main__":
+    typer.run(main)
