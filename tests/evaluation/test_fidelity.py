@@ -149,12 +149,14 @@ def test_the_batch_size_does_not_matter(world, stores, codecs, bitstreams, rows)
             RESAMPLES,
         )
         expected = rows["coarse", "ans"]
-        assert row.keys() == expected.keys()
-        for key, value in expected.items():
-            if isinstance(value, float):
-                assert row[key] == pytest.approx(value, rel=1e-4)
-            else:
-                assert row[key] == value
+        documents = zip(row.pop("by_document"), expected["by_document"], strict=True)
+        assert {*row, "by_document"} == expected.keys()
+        for found, wanted in [(row, expected), *documents]:
+            for key in found:
+                close = isinstance(wanted[key], float)
+                assert found[key] == (
+                    pytest.approx(wanted[key], rel=1e-4) if close else wanted[key]
+                )
 
 
 def test_intervals_hold_the_mean(rows):

@@ -24,7 +24,7 @@ def points(checkout):
 
 
 def test_every_point_is_in_the_table(points):
-    assert len(points) == 2 * (3 + 1 + 2 + 4 * 3)
+    assert len(points) == 2 * (3 + 1 + 2 + 2 + 4 * 3)
     modes = dict(zip(points["codec"], points["mode"], strict=True))
     expected = {"klt": "frozen", "end-to-end": "end-to-end", "back": "back", "int4": "none"}
     assert modes.items() >= expected.items()

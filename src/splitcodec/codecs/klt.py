@@ -221,6 +221,8 @@ def fit_klt(
 
 def middle(rate_weights: Sequence[float]) -> float:
     """The geometric mean of several λ."""
+    if len(rate_weights) == 1:
+        return rate_weights[0]  # to the last digit
     return math.exp(sum(map(math.log, rate_weights)) / len(rate_weights))
 
 

@@ -166,7 +166,7 @@ class Fitting:
             data=[activations.metadata[key] for key in ("data_hash", "model_hash")],
             split=self.data.split,
             settings=settings.model_dump(),
-            λ=list(self.rate_weights),
+            λ=self.rate_weights[0] if len(self.rate_weights) == 1 else self.rate_weights,
             seed=self.seed,
             kept=self.codec.kept,
         )
