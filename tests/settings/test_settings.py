@@ -159,3 +159,17 @@ load_settings(Path({str(PARAMS / "tiny.yaml")!r}))
 assert not {{"torch", "numpy", "transformers"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "place, value, said",
+    [
+        ("codecs.2.lambdas", [0.001], "shared is for several λ"),
+        ("codecs.2.lambdas", [1e-5, 0.1], "needs levels"),
+        ("codecs.2.set.levels", 0, "needs levels"),
+        ("codecs.2.mode", "back", "mode frozen"),
+    ],
+)
+def test_a_codec_for_all_lambdas_needs_several_and_the_levels_for_them(place, value, said):
+    assert TINY["codecs"][2]["shared"]
+    assert said in complaint(changed(place, value))

@@ -7,7 +7,7 @@ import torch
 from small_world import one_line, uniform
 from splitcodec.codecs.registry import load_codec
 from splitcodec.errors import InputError, SettingsError
-from splitcodec.training.run import Material, recipe, train
+from splitcodec.training.run import Material, recipe, set_rate, train
 from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
 
 SPLIT = 2
@@ -174,3 +174,23 @@ def test_a_missing_store_is_named(world, material, tmp_path):
         made = Material(checkpoint=tmp_path / "c", **material)
         train(recipe("klt", [0.1], 0, {}), tmp_path / "none.parquet", tmp_path / "codec", made)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_codec_serves_every_lambda_between_those_it_was_trained_for(world, material, tmp_path):
+    weights, batch = [0.002, 0.02], world.activations(SPLIT, "evaluation").read([0, 1])
+    shared = fit(world, tmp_path / "shared", material, rate_weight=weights, levels=4)
+    rates = []
+    for weight in (0.002, 0.006, 0.02):
+        set_rate(shared, weight, tmp_path / f"{weight}")
+        codec, meaning = load_codec(tmp_path / f"{weight}")
+        assert meaning["lambda"] == weight
+        assert "lambdas" not in meaning
+        streams = codec.compress(batch.representation, batch.lengths)
+        codec.decompress(streams, batch.lengths)
+        rates.append(sum(map(len, streams)))
+    assert rates[0] > rates[1] > rates[2]
+    with pytest.raises(SettingsError, match=r"serves λ from 0\.002 to 0\.02, not 0\.03"):
+        set_rate(shared, 0.03, tmp_path / "beyond")
+    with pytest.raises(InputError, match="codec of one λ"):
+        set_rate(tmp_path / "0.006", 0.006, tmp_path / "again")
+    assert not (tmp_path / "beyond").exists()

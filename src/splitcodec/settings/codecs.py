@@ -80,6 +80,8 @@ class Codec(Strict):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Codec, mode and λ go together."""
+        if self.shared and len(self.lambdas) < 2:
+            raise ValueError("shared is for several λ; name more, or leave it out")
         levels = self.set.get("levels", 0)
         check_mode(self.codec, self.mode, levels, self.lambdas if self.shared else [])
         if is_baseline(self.codec) and self.mode == "frozen":

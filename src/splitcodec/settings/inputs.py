@@ -141,10 +141,6 @@ class Images(Strict):
     name: Name
     sources: list[ImageSource] = Field(min_length=1)
     partitions: Partitions
-    jpeg: list[Annotated[int, Field(ge=1, le=95)]] = Field(
-        [], description="qualities at which sending the picture itself is measured"
-    )
-    webp: list[Annotated[int, Field(ge=0, le=100)]] = Field([], description="the same for WebP")
 
 
 class Text(Strict):
