@@ -14,19 +14,18 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForImageClassification
 
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import read_json
-from splitcodec.splitting import efficientnet_lite
 from splitcodec.splitting.layouts import ImageLayout
-from splitcodec.splitting.model import PartCache, SplitModel
+from splitcodec.splitting.model import SplitModel
 
-efficientnet_lite.register()
+if TYPE_CHECKING:
+    from splitcodec.splitting.cache import PartCache
 
 
 class SplitImageModel(SplitModel):
@@ -46,6 +45,11 @@ class SplitImageModel(SplitModel):
 
     @classmethod
     def _read(cls, directory: Path, dtype: torch.dtype) -> nn.Module:
+        from transformers import AutoModel, AutoModelForImageClassification
+
+        from splitcodec.splitting import efficientnet_lite
+
+        efficientnet_lite.register()
         names = read_json(directory / "config.json").get("architectures") or []
         kind = AutoModelForImageClassification if any(map(_classifies, names)) else AutoModel
         return kind.from_pretrained(
@@ -88,12 +92,12 @@ class SplitImageModel(SplitModel):
         """See SplitModel."""
         return {"patch": self.patch}
 
-    def cache(self, first: int = 0) -> PartCache:
+    def cache(self, first: int = 0) -> "PartCache":
         """Images are not made piece by piece."""
         raise SettingsError("an image model has no cache: images do not come token by token")
 
     def fronts(
-        self, tokens: Tensor, splits: Sequence[int], cache: PartCache | None = None
+        self, tokens: Tensor, splits: Sequence[int], cache: "PartCache | None" = None
     ) -> dict[int, Tensor]:
         """The representations of pixels at several splits, from one forward pass."""
         for split in splits:
@@ -111,7 +115,7 @@ class SplitImageModel(SplitModel):
         return self._states(self._inside(representation), split, [later])[later]
 
     def final_states(
-        self, representation: Tensor, split: int, cache: PartCache | None = None
+        self, representation: Tensor, split: int, cache: "PartCache | None" = None
     ) -> Tensor:
         """The model's outputs, (batch, predictions, classes or channels)."""
         self.check_split(split)

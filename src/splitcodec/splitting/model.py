@@ -15,15 +15,19 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.splitting.layouts import layout_of
+
+if TYPE_CHECKING:  # transformers takes two seconds to import, which only those pay who load a model
+    from transformers import PretrainedConfig
+
+    from splitcodec.splitting.cache import PartCache
 
 
 class _NoPositions(nn.Module):
@@ -31,22 +35,6 @@ class _NoPositions(nn.Module):
 
     def forward(self, positions: Tensor, *_: Any, **__: Any) -> Tensor:
         return positions.new_zeros(1)
-
-
-class PartCache(DynamicCache):
-    """Keys and values of the blocks of one part, of which block `first` is the first."""
-
-    def __init__(self, config: PretrainedConfig, first: int) -> None:
-        super().__init__(config=config)
-        # The library asks its first layer how many tokens there are.
-        self.layers = self.layers[first:]
-        self._first = first
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *rest: Any, **more: Any
-    ) -> tuple[Tensor, Tensor]:
-        """See DynamicCache; blocks keep their numbers in the whole model."""
-        return super().update(key_states, value_states, layer_idx - self._first, *rest, **more)
 
 
 class SplitModel(nn.Module):
@@ -71,6 +59,8 @@ class SplitModel(nn.Module):
 
     @classmethod
     def _read(cls, directory: Path, dtype: torch.dtype) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
         return AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, local_files_only=True, use_safetensors=True
         )
@@ -146,16 +136,18 @@ class SplitModel(nn.Module):
                 f"so a split is between 1 and {self.blocks}"
             )
 
-    def cache(self, first: int = 0) -> PartCache:
+    def cache(self, first: int = 0) -> "PartCache":
         """An empty cache for a part that starts with block `first`: 0 for a front, else a split."""
+        from splitcodec.splitting.cache import PartCache
+
         return PartCache(self.model.config, first)
 
-    def front(self, tokens: Tensor, split: int, cache: PartCache | None = None) -> Tensor:
+    def front(self, tokens: Tensor, split: int, cache: "PartCache | None" = None) -> Tensor:
         """The representation between block split-1 and block split."""
         return self.fronts(tokens, [split], cache)[split]
 
     def fronts(
-        self, tokens: Tensor, splits: Sequence[int], cache: PartCache | None = None
+        self, tokens: Tensor, splits: Sequence[int], cache: "PartCache | None" = None
     ) -> dict[int, Tensor]:
         """The representations at several splits, from one forward pass."""
         for split in splits:
@@ -173,7 +165,7 @@ class SplitModel(nn.Module):
         return self._run(split, later, inputs_embeds=self._cast(representation))
 
     def final_states(
-        self, representation: Tensor, split: int, cache: PartCache | None = None
+        self, representation: Tensor, split: int, cache: "PartCache | None" = None
     ) -> Tensor:
         """What the head reads, (batch, tokens, channels): the back up to and with the norm."""
         self.check_split(split)
@@ -205,7 +197,7 @@ class SplitModel(nn.Module):
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * (logits / cap).tanh()
 
-    def back(self, representation: Tensor, split: int, cache: PartCache | None = None) -> Tensor:
+    def back(self, representation: Tensor, split: int, cache: "PartCache | None" = None) -> Tensor:
         """The logits that follow from a representation at `split`."""
         return self.head(self.final_states(representation, split, cache))
 
@@ -243,7 +235,7 @@ class SplitModel(nn.Module):
         return representation.to(self.device, self.dtype)
 
     def _run(
-        self, first: int, last: int | None, cache: PartCache | None = None, **inputs: Tensor
+        self, first: int, last: int | None, cache: "PartCache | None" = None, **inputs: Tensor
     ) -> Tensor:
         """Run blocks first … last-1 of the base model; without `last`, to the end with the norm.
 
@@ -281,7 +273,7 @@ def _one_line(directory: Path) -> Iterator[None]:
         raise InputError(f"{directory} is damaged ({error}); delete it and fetch again") from None
 
 
-def _config_of_part(config: PretrainedConfig, first: int, last: int | None) -> PretrainedConfig:
+def _config_of_part(config: "PretrainedConfig", first: int, last: int | None) -> "PretrainedConfig":
     """What the model asks about its blocks by number is about those of the part."""
     if not getattr(config, "layer_types", None):
         return config

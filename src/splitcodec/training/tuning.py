@@ -30,7 +30,6 @@ from splitcodec.inputs.tokens import TokenTable
 from splitcodec.settings import Mode, Tuning, changes_front
 from splitcodec.splitting.changes import back_modules, changes_between, untie_head
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.adapters import adapter_factors, add_adapters
 from splitcodec.training.fitting import codec_groups, transform_groups
 from splitcodec.training.loop import Figures, Log, Loop, Phase, accelerator_for
 from splitcodec.training.weights import autocast, rows_of_batch, weight_groups
@@ -155,6 +154,8 @@ class CodedModel(nn.Module):
         if self._codec_learns:
             codec.update()
         if self.learning.adapters:
+            from splitcodec.training.adapters import adapter_factors
+
             return codec.eval(), adapter_factors(self.model)
         return codec.eval(), changes_between(self.learning.original, self.model)
 
@@ -175,6 +176,9 @@ def _learner(learning: Learning) -> SplitModel:
     """A copy of the original in float32, of which the part that learns needs gradients."""
     model, split = copy.deepcopy(learning.original).float(), learning.split
     if learning.adapters:
+        # peft takes two seconds to import, which other modes need not pay.
+        from splitcodec.training.adapters import add_adapters
+
         blocks = model.back_blocks(0 if learning.end_to_end else split)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(learning.seed)
