@@ -16,12 +16,15 @@ from splitcodec.bounds.advice import (
     Advice,
     Calibration,
     Devices,
+    Probe,
+    Statistics,
     break_even_bandwidth,
     latency,
     probe,
     statistics_of,
 )
 from splitcodec.bounds.advice import advise as advise_from
+from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.sensitivity import measure_sensitivity
 
@@ -34,7 +37,14 @@ BATCH = 2
 def advise(
     model: SplitModel, tokens: Path, splits: list[int], target: float, sequences: int, seed: int
 ) -> list[Advice]:
-    """One line a split, the cheapest first, from `sequences` sequences of `tokens`.
+    """One line a split, the cheapest first, from `sequences` sequences of `tokens`."""
+    return advise_from(*survey(model, tokens, splits, sequences, seed), target, CALIBRATION)
+
+
+def survey(
+    model: SplitModel, tokens: Path, splits: list[int], sequences: int, seed: int
+) -> tuple[list[Statistics], list[Probe]]:
+    """The statistics and the probe of each split, from `sequences` sequences of `tokens`.
 
     One forward pass makes the representations, one backward pass of half of them the sensitivity,
     and the back runs on four of them for each probed λ. Representations lie in a temporary folder.
@@ -47,12 +57,12 @@ def advise(
         final = stores.pop(model.blocks)
         fisher = measure_sensitivity(model, stores, max(2, sequences // 2), BATCH, seed)
         statistics, probes = [], []
-        for k, store in stores.items():
+        for k, store in progress(stores.items(), "probing"):
             length = store.tokens / len(store)
             own = statistics_of(k, moments_of(store), fisher[k].matrix, length)
             statistics.append(own)
             probes.append(probe(model, store, final, own, seed=seed))
-    return advise_from(statistics, probes, target, CALIBRATION)
+    return statistics, probes
 
 
 def print_advice(
