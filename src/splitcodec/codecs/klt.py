@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from splitcodec.activations.moments import SINK_RATIO, Moments, Sample
 from splitcodec.codecs.channelwise import ChannelwiseCodec
@@ -116,27 +117,61 @@ def choose_quantisation(latents: Tensor, rate_weight: float) -> Quantisation:
 
     The search starts from the step that is optimal at high rate.
     """
-    start = high_rate_step(rate_weight)
+    start, sorted_latents = high_rate_step(rate_weight), _Sorted(latents)
+    bits = Gaussian().table_bits(_REACH).T.float()
     costs, gains, tables = zip(
-        *(_cost_at(latents, start * float(r), rate_weight) for r in _STEP_RATIOS),
+        *(_cost_at(sorted_latents, start * float(r), rate_weight, bits) for r in _STEP_RATIOS),
         strict=True,
     )
     best_cost, best = torch.stack(costs).min(0)
     steps = start * _STEP_RATIOS[best]
     pick = lambda options: torch.stack(options).gather(0, best[None])[0]  # noqa: E731
-    coded = best_cost < 0.5 * latents.square().mean(0)
+    coded = best_cost < 0.5 * sorted_latents.energy
     return Quantisation(steps, pick(gains), pick(tables), coded)
 
 
-def _cost_at(latents: Tensor, step: float, rate_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+class _Sorted:
+    """Latents (samples, channels), sorted once so that any step's symbols are counted by search.
+
+    energy (channels,): mean square.
+    """
+
+    def __init__(self, latents: Tensor) -> None:
+        self.values = latents.T.contiguous().sort(-1).values
+        self.samples = len(latents)
+        exact = self.values.double()
+        self._sums = functional.pad(exact.cumsum(-1), (1, 0))
+        self._squares = functional.pad(exact.square().cumsum(-1), (1, 0))
+        self.energy = (self._squares[:, -1] / self.samples).float()
+
+    def symbols(self, step: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Frequencies of −reach … reach at a step, (channels, 2·reach+1); mean square of symbols,
+        and of their product with the latents, (channels,). What lies beyond the reach, which the
+        coder escapes, is taken as exact."""
+        edges = step * (torch.arange(-_REACH, _REACH) + 0.5)
+        ranks = torch.searchsorted(self.values, edges.expand(len(self.values), -1).contiguous())
+        ranks = functional.pad(functional.pad(ranks, (1, 0)), (0, 1), value=self.samples)
+        counts = ranks.diff().double() / self.samples
+        sums, squares = (
+            total.gather(1, ranks).diff() / self.samples for total in (self._sums, self._squares)
+        )
+        symbols = torch.arange(-_REACH, _REACH + 1.0, dtype=torch.float64)
+        beyond = squares[:, [0, -1]].sum(-1)
+        inner = slice(1, -1)
+        energy = counts[:, inner] @ symbols[inner].square() + beyond / step**2
+        product = sums[:, inner] @ symbols[inner] + beyond / step
+        return counts.float(), energy, product
+
+
+def _cost_at(
+    latents: _Sorted, step: float, rate_weight: float, table_bits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cost, reconstruction gain and best table of every channel at one step."""
-    symbols = (latents / step).round()
-    energy = symbols.square().mean(0).clamp_min(1e-12)
-    gain = ((latents * symbols).mean(0) / (step * energy)).clamp(0.5, 1.5)
-    error = 0.5 * (latents - symbols * (gain * step)).square().mean(0)
-    rates = _histograms(symbols) @ Gaussian().table_bits(_REACH).T.float()
-    rate, table = rates.min(-1)
-    return error + rate_weight * rate, gain, table
+    counts, energy, product = latents.symbols(step)
+    gain = (product / (step * energy.clamp_min(1e-12))).clamp(0.5, 1.5)
+    error = latents.energy - 2 * gain * step * product + (gain * step).square() * energy
+    rate, table = (counts @ table_bits).min(-1)
+    return 0.5 * error.clamp_min(0).float() + rate_weight * rate, gain.float(), table
 
 
 def _histograms(symbols: Tensor) -> Tensor:
