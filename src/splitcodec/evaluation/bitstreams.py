@@ -22,7 +22,7 @@ from splitcodec.settings import changes_front
 from splitcodec.splitting.changes import changed_model
 from splitcodec.splitting.model import SplitModel
 
-_BATCH = 4
+_BATCH = 16
 _DATA = ("model", "model_hash", "split", "partition", "data_hash")
 """What header and store both say of the data."""
 
