@@ -72,8 +72,9 @@ clean-results: ## delete results and MLflow's store; data and .venv stay
 unlock: setup ## remove the lock that a killed run has left
 	@$(IN_VENV) snakemake --unlock --cores 1
 
-# pip's whole output goes to a file; of it are shown what failed, and now and then how far it is.
-PIP_INSTALL := $(BIN)/python -m pip install --no-input --disable-pip-version-check
+# Most modules are never imported: those that are get compiled then. pip's whole output goes to a
+# file; of it are shown what failed, and now and then how far it is.
+PIP_INSTALL := $(BIN)/python -m pip install --no-input --no-compile --disable-pip-version-check
 SHORTLY := | tee -a .venv/install.log | awk '\
   /^Collecting/ && ++n % 25 == 0 { print "  " n " packages collected"; fflush() } \
   /^Installing collected/ && n > 1 { print "  installing " n " packages"; fflush() } \

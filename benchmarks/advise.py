@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=32, help="as of `splitcodec advise`")
     arguments = parser.parse_args()
     points = read_points(arguments.results / "points.parquet")
-    points = points[(points["codec"] == arguments.codec) & (points["model"] == arguments.model.name)]
+    points = points[
+        (points["codec"] == arguments.codec) & (points["model"] == arguments.model.name)
+    ]
     splits = sorted(int(split) for split in points["split"].unique())
     tokens = arguments.results / "tokens" / arguments.model.name / "train.parquet"
     started = time.perf_counter()
@@ -69,7 +71,9 @@ def compare(
     chosen = min(predicted, key=predicted.__getitem__)
     worse = true[chosen] / min(true.values()) - 1
     values = list(logs.values())
-    print(f"median error {np.median(list(errors.values())):.1%}, largest {max(errors.values()):.1%}")
+    print(
+        f"median error {np.median(list(errors.values())):.1%}, largest {max(errors.values()):.1%}"
+    )
     print(f"recommended split {chosen} costs {worse:.1%} more than the best")
     print(f"correction over all splits {math.exp(np.mean(values)):.3f}", end=", ")
     print(f"spread {np.std(values, ddof=1):.3f} (logarithm)")

@@ -15,6 +15,7 @@ from splitcodec.report.curves import (
     headlines,
     name_order,
     rate_at,
+    rate_at_divergence,
     rate_ratio,
 )
 from splitcodec.report.table import read_points
@@ -173,6 +174,15 @@ def test_headline_is_the_ratio_at_the_int4_point(built):
     assert f"klt needs {item.ratio:.2f} of the bits of int4-groups-of-32 + Z" in item.sentence
     ratios = [item.ratio for item in headlines(points)]
     assert ratios == sorted(ratios)
+
+
+def test_the_rate_at_equal_divergence_follows_a_power_law(built):
+    points = curve([3.0, 3.1, 3.4], [1600, 800, 400]).points.assign(kl=[0.01, 0.04, 0.16])
+    power = Curve("m", 1, "klt", points)
+    assert rate_at_divergence(power, 0.02) == pytest.approx(800 * 2**0.5)
+    assert rate_at_divergence(power, 0.2) is None
+    item = headlines(read_points(built / "points.parquet"))[0]
+    assert f"{item.at_divergence:.2f} at equal divergence" in item.sentence
 
 
 def test_no_headline_beyond_the_measured_range(built):

@@ -32,6 +32,8 @@ DELTAS = (0.1, 0.05, 0.01)
 LARGEST_BITS = 24.0
 """The densities bound the code length of every symbol by this."""
 _LIPSCHITZ_SEQUENCES, _LIPSCHITZ_TOKENS = 2, 64
+_BATCH = 32
+"""Sequences at once: codecs that walk from token to token take hardly longer for many."""
 
 
 def covariance_of_codec(codec: TransformCodec, moments: Moments) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def document_rates(codec: TransformCodec, store: Activations, sequences: int | N
     document are averaged.
     """
     rates: dict[str, list[float]] = {}
-    for batch in store.batches(4, spread_evenly(len(store), sequences)):
+    for batch in store.batches(_BATCH, spread_evenly(len(store), sequences)):
         bits = codec(batch.representation, batch.lengths, batch.tokens).bits.double().sum(1)
         for document, rate in zip(batch.documents, bits / batch.lengths, strict=True):
             rates.setdefault(document, []).append(float(rate))

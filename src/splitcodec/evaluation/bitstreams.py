@@ -23,6 +23,7 @@ from splitcodec.splitting.changes import changed_model
 from splitcodec.splitting.model import SplitModel
 
 _BATCH = 16
+"""Sequences at once: codecs that walk from token to token take hardly longer for many."""
 _DATA = ("model", "model_hash", "split", "partition", "data_hash")
 """What header and store both say of the data."""
 

@@ -2,7 +2,7 @@
 
 encode: representation in memory to bytes; decode: bytes to representation. Everything on that
 path counts. *coder* is the part between symbols and bytes, *network* the rest; both sum encode
-and decode. The median of several repeats after one warm-up.
+and decode. The median of several repeats after one warm-up; of a slow codec there are fewer.
 """
 
 import statistics
@@ -22,6 +22,9 @@ from splitcodec.evaluation.bitstreams import model_of_codec, representation_of
 from splitcodec.progress import progress
 from splitcodec.settings import changes_front
 from splitcodec.splitting.model import SplitModel
+
+_LONGEST = 10.0
+"""Seconds after which a codec is measured no more often."""
 
 
 @torch.inference_mode()
@@ -60,10 +63,12 @@ def measure_latency(
 
 
 def _measure(codec: Codec, batch: Batch, repeats: int) -> dict[str, float]:
-    runs = [_run(codec, batch) for _ in range(repeats + 1)][1:]
+    runs, begun = [], time.perf_counter()
+    while len(runs) < 2 or (len(runs) <= repeats and time.perf_counter() - begun < _LONGEST):
+        runs.append(_run(codec, batch))
     per_token = 1000 / int(batch.lengths.sum())
     encode, decode, coder = (
-        statistics.median(column) * per_token for column in zip(*runs, strict=True)
+        statistics.median(column) * per_token for column in zip(*runs[1:], strict=True)
     )
     return {
         "encode_ms_per_token": encode,

@@ -106,7 +106,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Headline:
-    """A codec's rate against int4 in groups of 32 with Zstandard, at that point's perplexity."""
+    """A codec's rate against int4 in groups of 32 with Zstandard, at that point's perplexity.
+
+    `at_divergence`: the same ratio at that point's divergence, which few documents tell more
+    sharply than their perplexity; None where the codec was not measured on both sides of it.
+    """
 
     model: str
     split: int
@@ -115,6 +119,7 @@ class Headline:
     rate: float
     anchor_rate: float
     perplexity: float
+    at_divergence: float | None
 
     @property
     def place(self) -> tuple[str, int]:
@@ -124,10 +129,12 @@ class Headline:
     @property
     def sentence(self) -> str:
         """The comparison in words, for people."""
+        divergence = f", {self.at_divergence:.2f} at equal divergence" if self.at_divergence else ""
         return (
             f"{self.model}, split {self.split}: {self.name} needs {self.ratio:.2f} of the bits of "
             f"int4-groups-of-32 + Zstandard at equal perplexity ({self.rate:,.0f} against "
             f"{self.anchor_rate:,.0f} bits per token at perplexity {self.perplexity:.2f})"
+            f"{divergence}"
         )
 
 
@@ -185,6 +192,18 @@ def rate_at(curve: Curve, cross_entropy: float) -> float | None:
     return float(_rates(curve, np.array([cross_entropy]))[0])
 
 
+def rate_at_divergence(curve: Curve, kl: float) -> float | None:
+    """File bits per token of `curve` at a divergence in nats, by interpolation of logarithms.
+
+    None outside the measured range.
+    """
+    points = curve.mean[curve.mean["kl"] > 0].drop_duplicates("kl").sort_values("kl")
+    if len(points) < 2 or not points["kl"].iloc[0] <= kl <= points["kl"].iloc[-1]:
+        return None
+    log_rate = PchipInterpolator(np.log(points["kl"]), np.log(points["bits_per_token_file"]))
+    return math.exp(float(log_rate(math.log(kl))))
+
+
 def rate_ratio(test: Curve, anchor: Curve) -> RateRatio | None:
     """Rate of `test` over `anchor` at equal perplexity; None where their ranges do not meet."""
     low, high = _common(anchor, test)
@@ -236,6 +255,8 @@ def headlines(points: pd.DataFrame) -> list[Headline]:
         if (rate := rate_at(curve, row.cross_entropy)) is not None:
             anchor_rate = row.bits_per_token_file
             numbers = (rate / anchor_rate, rate, anchor_rate, math.exp(row.cross_entropy))
+            alike = rate_at_divergence(curve, row.kl)
+            numbers = (*numbers, alike and alike / anchor_rate)
             found.append(Headline(curve.model, curve.split, curve.name, *numbers))
     return sorted(found, key=lambda headline: headline.ratio)
 
