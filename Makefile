@@ -29,7 +29,7 @@ run: setup ## run the experiment of CONFIG on CORES cores, then print its result
 	  && $(BIN)/splitcodec summary "results/$$experiment"
 
 test: setup ## run all tests, or those in TESTS, on all cores
-	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)
 
 # Its packages are few and stand apart: references are made from the code without importing torch.
 docs: .venv-docs/installed ## build the documentation into site/

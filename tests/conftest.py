@@ -6,6 +6,15 @@ from filelock import FileLock
 from workflow_runs import ROOT, snakemake
 
 
+LONGEST = ("versions", "workflow")
+"""Folders whose tests run whole experiments."""
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def tiny_experiment(tmp_path_factory, worker_id):
     """The real workflow on params/tiny.yaml, once for all processes; to be copied, not changed."""

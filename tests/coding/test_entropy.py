@@ -22,6 +22,7 @@ from splitcodec.densities.location_scale import Gaussian, table_scales
 from splitcodec.errors import BitstreamError
 
 GAUSSIAN = Gaussian()
+TABLES = GAUSSIAN.tables()
 FAR = 1 << 24
 
 
@@ -102,27 +103,26 @@ def test_what_lies_at_skipped_places_is_ignored(case):
 @pytest.mark.parametrize("table", [0, 63])
 def test_a_sink_escapes_exactly(symbol, table):
     symbols, indexes = int32([[1, symbol, 0, -1]]), int32([[table] * 4])
-    streams = encode(symbols, indexes, GAUSSIAN.tables())
-    assert torch.equal(decode(streams, indexes, GAUSSIAN.tables()), symbols)
+    streams = encode(symbols, indexes, TABLES)
+    assert torch.equal(decode(streams, indexes, TABLES), symbols)
 
 
 def test_an_empty_row_costs_only_the_coders_state():
     symbols, indexes = int32([[0, 0], [3, -2]]), int32([[-1, -1], [5, 5]])
-    empty, full = encode(symbols, indexes, GAUSSIAN.tables())
+    empty, full = encode(symbols, indexes, TABLES)
     assert len(empty) == 4 < len(full)
-    assert torch.equal(decode([empty, full], indexes, GAUSSIAN.tables()), symbols)
+    assert torch.equal(decode([empty, full], indexes, TABLES), symbols)
     none = torch.zeros(2, 0, dtype=torch.int32)
-    assert decode(encode(none, none, GAUSSIAN.tables()), none, GAUSSIAN.tables()).shape == (2, 0)
+    assert decode(encode(none, none, TABLES), none, TABLES).shape == (2, 0)
 
 
 def test_long_streams_come_within_one_per_cent_of_the_ideal():
     generator = torch.Generator().manual_seed(0)
-    tables = GAUSSIAN.tables()
     indexes = torch.randint(0, 64, (2, 40_000), generator=generator, dtype=torch.int32)
     noise = torch.randn(indexes.shape, generator=generator).clamp(-4, 4)
     symbols = (noise * table_scales()[indexes.long()]).round().to(torch.int32)
-    streams = encode(symbols, indexes, tables)
-    ideal = entropy_of(symbols, indexes, tables)
+    streams = encode(symbols, indexes, TABLES)
+    ideal = entropy_of(symbols, indexes, TABLES)
     bits = 8 * sum(map(len, streams))
     assert 0.999 * ideal < bits < 1.01 * ideal
     # and the tables themselves are those of the continuous model
@@ -170,7 +170,7 @@ def test_what_is_missing_to_one_goes_to_the_escape():
 def test_a_stream_shorter_than_the_coders_state_is_refused():
     for stream in (b"", b"abc"):
         with pytest.raises(BitstreamError, match="damaged"):
-            decode([stream], int32([[0]]), GAUSSIAN.tables())
+            decode([stream], int32([[0]]), TABLES)
 
 
 def garbage(number, generator):
@@ -190,7 +190,7 @@ def test_garbage_is_refused_without_reading_beyond_the_buffer():
         room = decoder._stream.storage_offset() * 4
         assert room > 16 * decoder._stream.numel() * 4 + 66 * indexes.shape[1]
         with contextlib.suppress(BitstreamError):
-            decoder.pop(indexes, GAUSSIAN.tables())
+            decoder.pop(indexes, TABLES)
             decoder.finish()
             pytest.fail("noise passed for a stream")
         assert int(decoder._stream[:, 0].min()) > -room, "read beyond the zeros"
@@ -203,13 +203,13 @@ def test_garbage_is_refused_by_pieces():
         decoder = Decoder([garbage(number, generator)])
         with pytest.raises(BitstreamError, match="ends before its symbols"):
             for _ in range(1200):
-                decoder.pop(indexes, GAUSSIAN.tables())
+                decoder.pop(indexes, TABLES)
 
 
 def test_a_state_that_the_coder_never_has_is_refused():
     for state in (0, (1 << 23) - 1, 1 << 31, (1 << 32) - 1):
         with pytest.raises(BitstreamError, match="does not start"):
-            decode([state.to_bytes(4, "little") + bytes(40)], int32([[0]]), GAUSSIAN.tables())
+            decode([state.to_bytes(4, "little") + bytes(40)], int32([[0]]), TABLES)
 
 
 @given(cases(), st.integers(1, 9))
@@ -228,8 +228,8 @@ def test_long_rows_are_decoded_in_pieces(monkeypatch):
     monkeypatch.setattr(entropy, "_MOST_POPPED", 7)
     symbols = torch.arange(-30, 30, dtype=torch.int32).view(2, 30)
     indexes = torch.full_like(symbols, 20)
-    streams = encode(symbols, indexes, GAUSSIAN.tables())
-    assert torch.equal(decode(streams, indexes, GAUSSIAN.tables()), symbols)
+    streams = encode(symbols, indexes, TABLES)
+    assert torch.equal(decode(streams, indexes, TABLES), symbols)
 
 
 def test_tables_that_the_coder_could_not_be_trusted_with():
@@ -270,9 +270,9 @@ def test_a_golden_stream_has_not_changed():
 def test_the_clock_counts_the_coder():
     coder_clock.reset()
     symbols = torch.zeros(1, 1000, dtype=torch.int32)
-    streams = encode(symbols, symbols, GAUSSIAN.tables())
+    streams = encode(symbols, symbols, TABLES)
     encoding = coder_clock.seconds
-    decode(streams, symbols, GAUSSIAN.tables())
+    decode(streams, symbols, TABLES)
     assert 0 < encoding < coder_clock.seconds < 60
     coder_clock.reset()
     assert coder_clock.seconds == 0

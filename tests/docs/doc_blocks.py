@@ -23,7 +23,7 @@ SUBSTITUTES = {
     "results/default": "results/tiny",
     "params/default.yaml": "params/tiny.yaml",
     "smollm2-135m": "random-llama",
-    "split20": "split2",
+    "split20": "split1",
     "split10": "split1",
 }
 """What the documentation names, and what stands for it here: the tiny experiment, run once."""

@@ -32,17 +32,16 @@ def head_alone(world):
     store = world.activations(3, "train")
     total, count = torch.zeros(CHANNELS, CHANNELS).double(), 0
     for batch in store.batches(8):
-        states = batch.representation[ordinary_tokens(batch.representation, batch.mask)]
-        for state in states[::5]:
-
-            def logits(vector):
-                return world.model.back(vector[None, None], 3)[0, 0]
-
-            jacobian = torch.autograd.functional.jacobian(logits, state).double()
-            shares = logits(state).detach().double().softmax(-1)
-            fisher = torch.diag(shares) - torch.outer(shares, shares)
-            total += jacobian.T @ fisher @ jacobian
-            count += 1
+        ordinary = ordinary_tokens(batch.representation, batch.mask)
+        states = batch.representation[ordinary][::5].requires_grad_()
+        logits = world.model.back(states[None], 3)[0]
+        # A token's logits are of its own state: of all tokens a row of the Jacobian at once.
+        rows = [torch.autograd.grad(one.sum(), states, retain_graph=True)[0] for one in logits.T]
+        jacobian = torch.stack(rows, 1).double()
+        shares = logits.detach().double().softmax(-1)
+        fisher = shares.diag_embed() - shares[:, :, None] * shares[:, None]
+        total += torch.einsum("tvc,tvw,twd->cd", jacobian, fisher, jacobian)
+        count += len(states)
     return total / count
 
 

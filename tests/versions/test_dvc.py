@@ -1,9 +1,14 @@
-"""DVC around the workflow: one clone makes everything and pushes, another pulls and changes a λ."""
+"""DVC around the workflow: one clone makes everything and pushes, another pulls and changes a λ.
 
+It has two splits, as the tiny experiment of tests/workflow has not.
+"""
+
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -21,9 +26,9 @@ def call(directory, *command):
 def experiment():
     """A few jobs of the tiny experiment, under the name of the default one."""
     params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text()) | {"experiment": "default"}
-    params["models"][0]["splits"] = [1]
+    params["models"][0]["splits"] = [1, 2]
     params["codecs"] = [{"name": "klt", "lambdas": [1.0e-4, 1.0e-2]}]
-    params["baselines"] = {"codecs": ["int4"]}
+    params["baselines"] = {"codecs": []}
     return params | {
         "activations": {"dtype": "float16"},
         "seeds": [0],
@@ -63,6 +68,23 @@ def second(first):
     call(first.parent, "git", "clone", "--quiet", str(first), str(clone))
     call(clone, "make", "pull", "BIN=" + str(Path(shutil.which("dvc")).parent), "INSTALLED=")
     return clone
+
+
+def test_all_splits_are_in_tables_and_figures(first):
+    results = first / "results/default"
+    points = pd.read_csv(results / "points.csv")
+    assert points.groupby("split")["lambda"].apply(sorted).to_dict() == {
+        split: [1.0e-4, 1.0e-2] for split in (1, 2)
+    }
+    for _, curve in points.groupby("split"):
+        curve = curve.sort_values("lambda")
+        assert curve["bits_per_token_file"].is_monotonic_decreasing
+        assert curve["kl"].is_monotonic_increasing
+    for split in (1, 2):
+        assert (results / f"figures/rd-random-llama-split{split}.svg").stat().st_size > 1000
+        bounds = json.loads((results / f"bounds/random-llama/split{split}.json").read_text())
+        assert bounds["split"] == split
+        assert f"split{split}/klt" in (results / "report.html").read_text()
 
 
 def test_a_second_repro_has_nothing_to_do(first):

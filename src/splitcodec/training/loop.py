@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from splitcodec.errors import TrainingError
 from splitcodec.progress import progress
 from splitcodec.training.checkpoint import load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:  # what learns in closed form, or not at all, need not import it
+    from accelerate import Accelerator
 
 _CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
@@ -130,7 +132,7 @@ class Loop:
         recipe: str,
         checkpoint: Path,
         log: Log,
-        accelerator: Accelerator | None = None,
+        accelerator: "Accelerator | None" = None,
     ) -> None:
         self.module = module
         self.phases = phases
@@ -277,8 +279,10 @@ class Loop:
         return state if state.get("recipe") == self.recipe else {}
 
 
-def accelerator_for(device: torch.device) -> Accelerator:
+def accelerator_for(device: torch.device) -> "Accelerator":
     """What knows the other processes of a torchrun, if there are any."""
+    from accelerate import Accelerator
+
     return Accelerator(cpu=device.type == "cpu")
 
 
