@@ -5,7 +5,6 @@ from filelock import FileLock
 
 from workflow_runs import ROOT, snakemake
 
-
 LONGEST = ("versions", "workflow")
 """Folders whose tests run whole experiments."""
 

@@ -35,8 +35,12 @@ CODECS = {
 
 @pytest.fixture(scope="module", params=CODECS)
 def codec(request):
-    """One whose scales lie within 1e-7 of a boundary at the first token of the first sequence."""
-    codec = CODECS[request.param]()
+    return at_a_boundary(request.param)
+
+
+def at_a_boundary(name):
+    """A codec whose scales lie within 1e-7 of one at the first token of the first sequence."""
+    codec = CODECS[name]()
     found = positions(codec)[0, 0]
     to_boundary = found.floor() + 0.5 - found
     with torch.no_grad():
@@ -232,20 +236,19 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from splitcodec.codecs.checksum import unseal
 from splitcodec.codecs.registry import load_codec
-folder = Path(sys.argv[1])
-codec, _ = load_codec(folder / "codec")
-rows = load_file(folder / "streams.safetensors")
-streams = [bytes(rows[key].tolist()) for key in sorted(rows)]
-lengths = torch.tensor([int(n) for n in sys.argv[2].split(",")])
-decoded = codec.decompress(streams, lengths)
-symbols = [p for part in codec.read(unseal(streams)[0], lengths)[1] for p in part]
-save_file({str(k): v.contiguous() for k, v in enumerate([decoded, *symbols])}, folder / "out")
+lengths = torch.tensor([int(n) for n in sys.argv[1].split(",")])
+for folder in map(Path, sys.argv[2:]):
+    codec, _ = load_codec(folder / "codec")
+    rows = load_file(folder / "streams.safetensors")
+    streams = [bytes(rows[key].tolist()) for key in sorted(rows)]
+    decoded = codec.decompress(streams, lengths)
+    symbols = [p for part in codec.read(unseal(streams)[0], lengths)[1] for p in part]
+    save_file({str(k): v.contiguous() for k, v in enumerate([decoded, *symbols])}, folder / "out")
 """
 
 
-def test_nor_on_the_process_and_its_instruction_set(codec, tmp_path):
+def test_nor_on_the_process_and_its_instruction_set(tmp_path):
     """Plain loops without vector instructions sum in another order."""
-    streams = codec.compress(DATA, LENGTHS)
     meaning = {
         "model": "m",
         "model_hash": "h",
@@ -254,11 +257,14 @@ def test_nor_on_the_process_and_its_instruction_set(codec, tmp_path):
         "lambda": 0.01,
         "seed": 0,
     }
-    save_codec(codec, tmp_path / "codec", meaning)
-    rows = {
-        str(k): torch.frombuffer(bytearray(s), dtype=torch.uint8) for k, s in enumerate(streams)
-    }
-    save_file(rows, tmp_path / "streams.safetensors")
+    coded = {}
+    for name in CODECS:
+        codec, folder = at_a_boundary(name), tmp_path / name
+        streams = codec.compress(DATA, LENGTHS)
+        save_codec(codec, folder / "codec", meaning)
+        rows = [torch.frombuffer(bytearray(stream), dtype=torch.uint8) for stream in streams]
+        save_file({str(k): row for k, row in enumerate(rows)}, folder / "streams.safetensors")
+        coded[folder] = codec, streams
     plain = {
         "ATEN_CPU_CAPABILITY": "default",
         "MKL_CBWR": "COMPATIBLE",
@@ -266,14 +272,15 @@ def test_nor_on_the_process_and_its_instruction_set(codec, tmp_path):
         "OMP_NUM_THREADS": "2",
     }
     lengths = ",".join(map(str, LENGTHS.tolist()))
-    command = [sys.executable, "-c", _DECODE, str(tmp_path), lengths]
+    command = [sys.executable, "-c", _DECODE, lengths, *map(str, coded)]
     subprocess.run(command, check=True, env=os.environ | plain)
-    found = load_file(tmp_path / "out")
-    _, symbols = codec.read(unseal(streams)[0], LENGTHS)
-    for key, part in enumerate(p for parts in symbols for p in parts):
-        assert torch.equal(found[str(key + 1)], part)
-    decoded = codec.decompress(streams, LENGTHS)
-    assert (found["0"] - decoded).norm() / decoded.norm() < 1e-6
+    for folder, (codec, streams) in coded.items():
+        found = load_file(folder / "out")
+        _, symbols = codec.read(unseal(streams)[0], LENGTHS)
+        for key, part in enumerate(p for parts in symbols for p in parts):
+            assert torch.equal(found[str(key + 1)], part)
+        decoded = codec.decompress(streams, LENGTHS)
+        assert (found["0"] - decoded).norm() / decoded.norm() < 1e-6
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -223,20 +223,19 @@ def test_the_rate_weighs_less_while_it_warms_up(world, material, tmp_path):
     assert rates[0] < rates[1]
 
 
-def test_two_processes_share_a_step(world, tmp_path):
+def test_two_processes_share_a_step(world, material, tmp_path):
+    alone, shared = fit(world, material, tmp_path / "alone", "back", "fp16"), tmp_path / "shared"
     command = ["train", "--codec", "fp16", "--mode", "back", "--model", world.model_directory]
     command += ["--activations", world.store(SPLIT, "train")]
-    command += ["--validation", world.store(SPLIT, "validation")]
+    command += ["--validation", world.store(SPLIT, "validation"), "--out", shared]
     command += [f"--tune={key}={value}" for key, value in TUNING.items()]
     script = tmp_path / "main.py"
     script.write_text("from splitcodec.cli import main\n\nmain()\n")
-    changes = []
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc-per-node", processes, script, *command, "--out", folder]
-        done = subprocess.run(list(map(str, launcher)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        changes.append(load_changes(folder, load_codec(folder)[1]))
-    for name, value in changes[0].items():
-        torch.testing.assert_close(changes[1][name], value, rtol=1e-3, atol=1e-4)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", 2, script, *command]
+    done = subprocess.run(list(map(str, launcher)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected, found = (load_changes(folder, load_codec(folder)[1]) for folder in (alone, shared))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
