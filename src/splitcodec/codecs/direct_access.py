@@ -89,11 +89,11 @@ class DirectAccess(ConditionalCodec):
 
     def quantise(
         self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Signals]:
         """See ConditionalCodec."""
         exact = self.exact().latent(deviation.double())
         symbols, _, _, positions = self._quantised(exact, known, side, past)
-        return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
+        return symbols.to(torch.int32), positions, Signals.everywhere(positions)
 
     def dequantise(
         self,
