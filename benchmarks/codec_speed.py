@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lz4.frame
 import torch
@@ -96,9 +97,8 @@ def compressors(packets: list[bytes], suffix: str = "", names: Iterable[str] = C
 
     def scheme(name: str) -> Scheme:
         there, back = COMPRESSORS[name]
-        every = lambda call, parts: [call(part) for part in parts]  # noqa: E731
-        encode = lambda: every(there, packets)  # noqa: E731
-        return Scheme(name + suffix, encode, lambda coded: every(back, coded), name == "zstd 19")
+        encode = lambda: list(map(there, packets))  # noqa: E731
+        return Scheme(name + suffix, encode, lambda z: list(map(back, z)), name == "zstd 19")
 
     return [scheme(name) for name in names]
 
@@ -128,11 +128,11 @@ class AsCompressAI:
 
     def __init__(self, codec: TransformCodec) -> None:
         self.codec, models = codec, entropy_models()
-        self.gaussian = models.GaussianConditional(table_scales().tolist())
-        _give(self.gaussian, codec.tables("latent"))
+        gaussian = models.GaussianConditional(table_scales().tolist())
+        self.gaussian = under(gaussian, codec.tables("latent"))
         if isinstance(codec, Hyperprior):
-            self.bottleneck = models.EntropyBottleneck(codec.hyperparameters.side_channels)
-            _give(self.bottleneck, codec.tables("side"))
+            bottleneck = models.EntropyBottleneck(codec.hyperparameters.side_channels)
+            self.bottleneck = under(bottleneck, codec.tables("side"))
 
     def compress(self, representation: Tensor, lengths: Tensor, tokens: Tensor) -> list[bytes]:
         """One or two strings a sequence."""
@@ -165,42 +165,23 @@ class AsCompressAI:
         return mean, self.gaussian.build_indexes(log_scale.exp())
 
 
-def _give(model: Any, tables: entropy.Tables) -> None:
-    """Have CompressAI code under our tables."""
+def under(model: Any, tables: entropy.Tables) -> Any:
+    """CompressAI's model with our tables."""
     model._quantized_cdf, model._cdf_length = tables.cumulative, tables.sizes
     model._offset = tables.lowest
-
-
-def has_twin(codec: Codec) -> bool:
-    """Whether CompressAI's models can code the same."""
-    plain = isinstance(codec, Klt | Hyperprior) and not codec.levels
-    return plain and not codec.sends_tokens
-
-
-def parts_of(codec: Codec, batch: Batch) -> list[tuple]:
-    """Symbols, table indexes and tables of everything that a codec codes."""
-    parts, put = [], entropy.Encoder.put
-
-    def recorded(self: entropy.Encoder, *part: object) -> None:
-        parts.append(part)
-        put(self, *part)
-
-    entropy.Encoder.put = recorded
-    try:
-        codec.compress(batch.representation, batch.lengths, batch.tokens)
-    finally:
-        entropy.Encoder.put = put
-    return parts
+    return model
 
 
 def coders(name: str, codec: Codec, batch: Batch) -> tuple[int, Scheme, Scheme]:
     """Number of the codec's latents; our entropy coder and CompressAI's on them."""
-    symbols, indexes, tables = parts_of(codec, batch)[-1]
+    put = entropy.Encoder.put
+    with patch.object(entropy.Encoder, "put", autospec=True, side_effect=put) as recorded:
+        codec.compress(batch.representation, batch.lengths, batch.tokens)
+    symbols, indexes, tables = recorded.call_args.args[1:]  # the last that it codes
     flat = symbols.flatten(1), indexes.flatten(1)
     ours = Scheme(name, lambda: entropy.encode(*flat, tables),
                   lambda coded: entropy.decode(coded, flat[1], tables))  # fmt: skip
-    model = entropy_models().GaussianConditional(table_scales().tolist())
-    _give(model, tables)
+    model = under(entropy_models().GaussianConditional(table_scales().tolist()), tables)
     values, used = symbols.float(), indexes.clamp_min(0)
     theirs = Scheme("CompressAI", lambda: model.compress(values, used),
                     lambda coded: model.decompress(coded, used), seldom=True)  # fmt: skip
@@ -245,7 +226,7 @@ def report(codecs: dict[str, Codec], batch: Batch, repeats: int, model: SplitMod
     lossless, schemes, twins = compressors(halves), {}, {}
     for name, codec in codecs.items():
         schemes[name] = whole(name, codec, batch)
-        if has_twin(codec):
+        if isinstance(codec, Klt | Hyperprior) and not codec.levels and not codec.sends_tokens:
             twins[name] = whole(f"{name} CompressAI", AsCompressAI(codec), batch, seldom=True)
             ours, theirs = (s.decode(s.encode()) for s in (schemes[name], twins[name]))
             assert (ours - theirs).norm() < 1e-3 * ours.norm(), f"{name}: it is not the same codec"

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from splitcodec.codecs.levels import Known, in_steps
-from splitcodec.codecs.transform import Past, TransformCodec, distances
+from splitcodec.codecs.rounding import distances
+from splitcodec.codecs.transform import Past, TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
 

@@ -165,9 +165,9 @@ class IntegerQuantiser(_Baseline):
         split = 2 * length * self.groups
         scales = _from_planes(data[:split]).view(length, self.groups, 1)
         packed = np.frombuffer(data[split:], np.uint8)
-        levels = _unpack(packed, self.bits, length * self.channels).reshape(-1, length).T
+        levels = _unpack(packed, self.bits, length * self.channels).view(np.int8)
         padded = np.zeros((length, self.groups * self.group), np.int8)
-        padded[:, : self.channels] = levels.view(np.int8) - np.int8(self.highest)
+        padded[:, : self.channels] = (levels - np.int8(self.highest)).reshape(-1, length).T
         return self._dequantise(torch.from_numpy(padded).unflatten(-1, (-1, self.group)), scales)
 
     def _size(self, length: int) -> int:
@@ -205,6 +205,8 @@ def _pack(levels: np.ndarray, bits: int) -> bytes:
     Eight levels at a time become one word of `bits` bytes: neighbours are joined, then pairs, then
     fours.
     """
+    if bits == 8:
+        return levels.tobytes()
     words = np.zeros(-(-len(levels) // _IN_A_WORD) * _IN_A_WORD, np.uint8)
     words[: len(levels)] = levels
     for doubled, wider in enumerate(_WORDS[1:]):
@@ -218,6 +220,8 @@ def _pack(levels: np.ndarray, bits: int) -> bytes:
 
 def _unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The first `count` levels of a run of bits."""
+    if bits == 8:
+        return packed
     words = -(-count // _IN_A_WORD)
     run = np.zeros(words * bits, np.uint8)
     run[: len(packed)] = packed

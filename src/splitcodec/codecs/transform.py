@@ -35,6 +35,7 @@ from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.levels import Known, Levels
 from splitcodec.codecs.networks import Memory
+from splitcodec.codecs.rounding import near_half
 from splitcodec.codecs.streaming import CheckedStream
 from splitcodec.coding import entropy
 from splitcodec.coding.entropy import Decoder, Encoder
@@ -398,24 +399,3 @@ class TransformCodec(Codec):
 def _first_table(mask: Tensor) -> Tensor:
     """Indexes of the only table of a part of the stream; of the mask's shape."""
     return torch.where(mask, 0, -1).to(torch.int32)
-
-
-def distances(values: Tensor, rounded: Tensor) -> Tensor:
-    """Of values from the integers that they were rounded to."""
-    return (values - rounded).abs_()
-
-
-def near_half(distances: Tensor, error: Tensor | float) -> Tensor:
-    """Tokens with a value that may round either way if it is known to an `error`.
-
-    `distances` (…, tokens, values) from the nearest integers; the result is (…, tokens), an error
-    a token (…, tokens, 1).
-    """
-    if not distances.shape[-1]:
-        return distances.new_zeros(distances.shape[:-1], dtype=torch.bool)
-    return (distances.amax(-1, keepdim=True) > 0.5 - error)[..., 0]
-
-
-def straight_through(values: Tensor) -> Tensor:
-    """Rounded values, whose gradient is that of the values."""
-    return values + (values.round() - values).detach()
