@@ -1,32 +1,42 @@
-"""How long does a representation take to bytes and back, against lossless compressors?
+"""How long does a representation take to bytes and back, against the compressors that are there?
 
 Run: python benchmarks/codec_speed.py --activations results/default/activations/MODEL/split20/\
 evaluation.parquet --codec results/default/codecs/MODEL/split20/klt/lambda0.0001-seed0 … \
 [--model data/models/MODEL]
 
-*prefill*: a batch of sequences at once; *decode*: one sequence, one token at a time. Times are the
-least of several repeats, one process, one machine, for 1 and 2 threads. Ratios are of encode plus
-decode to Deflate (zlib, level 6) on the same representation in fp16, as it lies in memory. The
-compressors get one call a sequence, or a token. CompressAI codes the symbols of each codec with
-the same scales, and its time stands against that of our entropy coder on them.
+*prefill*: a batch of sequences at once; *decode*: one sequence, one token at a time. Schemes run in
+turn, several times, on one machine and in one process; times are the least of each scheme's. Ratios
+are of encode plus decode to Deflate (zlib, level 6) on the same representation in fp16, as it lies
+in memory, one call a sequence or token. *CompressAI* is the same codec as its library would code
+it: our transform, networks and tables, in float32, between its entropy models, without what makes
+ours decode alike on any machine. *Baselines* stand against the compressor's own call on the very
+bytes that they give it, and on the representation in fp16.
 """
 
 import argparse
+import os
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import lz4.frame
 import torch
 import zstandard
+from torch import Tensor
 
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
-from splitcodec.codecs.registry import load_codec
+from splitcodec.codecs.hyperprior import Hyperprior
+from splitcodec.codecs.klt import Klt
+from splitcodec.codecs.levels import Known
+from splitcodec.codecs.registry import build_codec, load_codec
+from splitcodec.codecs.transform import TransformCodec
 from splitcodec.coding import entropy
-from splitcodec.coding.clock import coder_clock
 from splitcodec.densities.location_scale import table_scales
 from splitcodec.splitting.model import SplitModel
 
@@ -34,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from compressai_oracle import entropy_models
 
 STREAMED_TOKENS = 64
+BASELINES = ["fp16", "int8", "int6", "int4", "int3", "int2"]
 COMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     "deflate 6": (lambda data: zlib.compress(data, 6), zlib.decompress),
     "zstd 3": (lambda data: zstandard.compress(data, 3), zstandard.decompress),
@@ -42,109 +53,235 @@ COMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
 }
 
 
-def least(function: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Least seconds of a call, after one to warm up, and of these those in the coder."""
-    function()
-    runs = []
-    for _ in range(repeats):
-        coder_clock.reset()
-        start = time.perf_counter()
-        function()
-        runs.append((time.perf_counter() - start, coder_clock.seconds))
-    return min(runs)
+@dataclass
+class Scheme:
+    """A way to bytes and back, and its least seconds; `seldom`: too slow for many runs."""
+
+    name: str
+    encode: Callable[[], list[bytes]]
+    decode: Callable[[list[bytes]], object]
+    seldom: bool = False
+    size: int = 0
+    there: float = float("inf")
+    back: float = float("inf")
+
+    @property
+    def both(self) -> float:
+        """Seconds there and back."""
+        return self.there + self.back
+
+    def run(self) -> None:
+        """Once, there and back; keeps the least times."""
+        streams, there = timed(self.encode)
+        _, back = timed(lambda: self.decode(streams))
+        self.size = sum(map(len, streams))
+        self.there, self.back = min(self.there, there), min(self.back, back)
 
 
-class Table:
-    """Rows of milliseconds a token, with ratios to the first row."""
-
-    def __init__(self, title: str, tokens: int) -> None:
-        self.tokens, self.deflate = tokens, 0.0
-        print(f"\n{title}, {tokens} tokens: ms a token, MB/s of fp16, bytes a token")
-        print(f"{'':28}{'encode':>9}{'decode':>9}{'network':>9}{'coder':>9}"
-              f"{'MB/s':>9}{'bytes':>8}{'of deflate':>12}")  # fmt: skip
-
-    def row(self, name: str, encode: tuple, decode: tuple, size: int, raw: int) -> None:
-        """Print one scheme; `size` and `raw` in bytes, of all tokens."""
-        per_token = 1000 / self.tokens
-        both, coder = encode[0] + decode[0], encode[1] + decode[1]
-        self.deflate = self.deflate or both
-        figures = [encode[0], decode[0], both - coder, coder]
-        times = "".join(f"{seconds * per_token:9.4f}" for seconds in figures)
-        share = both / self.deflate
-        print(f"{name:28}{times}{raw / both / 1e6:9.1f}{size / self.tokens:8.0f}{share:12.2f}")
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Its result and its seconds."""
+    start = time.perf_counter()
+    return function(), time.perf_counter() - start
 
 
-def compressors(table: Table, packets: list[bytes], repeats: int) -> None:
-    """Rows of the lossless compressors, one call a packet."""
-    raw = sum(map(len, packets))
-    for name, (compress, decompress) in COMPRESSORS.items():
-        slow = max(1, repeats // 3) if name == "zstd 19" else repeats
-        coded = [compress(packet) for packet in packets]
-        encode, _ = least(lambda c=compress: [c(packet) for packet in packets], slow)
-        decode, _ = least(lambda d=decompress, z=coded: [d(packet) for packet in z], slow)
-        table.row(name, (encode, encode), (decode, decode), sum(map(len, coded)), raw)
+def measure(schemes: list[Scheme], repeats: int) -> None:
+    """All schemes in turn, so that what else the machine does meets all alike."""
+    for round_ in range(repeats + 1):
+        for scheme in schemes:
+            if round_ < 3 or not scheme.seldom:
+                scheme.run()
 
 
-def whole(codec: Codec, batch: Batch, repeats: int) -> tuple[tuple, tuple, int]:
-    """Encode and decode times of a batch of sequences, and its bytes."""
-    streams = codec.compress(batch.representation, batch.lengths, batch.tokens)
-    encode = least(
-        lambda: codec.compress(batch.representation, batch.lengths, batch.tokens), repeats
-    )
-    decode = least(lambda: codec.decompress(streams, batch.lengths), repeats)
-    return encode, decode, sum(map(len, streams))
+def compressors(packets: list[bytes], suffix: str = "", names: Iterable[str] = COMPRESSORS) -> list:
+    """The lossless compressors, one call a packet."""
+
+    def scheme(name: str) -> Scheme:
+        there, back = COMPRESSORS[name]
+        encode = lambda: list(map(there, packets))  # noqa: E731
+        return Scheme(name + suffix, encode, lambda z: list(map(back, z)), name == "zstd 19")
+
+    return [scheme(name) for name in names]
 
 
-def streamed(codec: Codec, sequence: torch.Tensor, repeats: int) -> tuple[tuple, tuple, int]:
-    """Encode and decode times of one sequence token by token, and its bytes."""
-    pieces = sequence.split(1)
+def whole(name: str, codec: Any, batch: Batch, seldom: bool = False) -> Scheme:
+    """A batch of sequences at once."""
+    encode = lambda: codec.compress(batch.representation, batch.lengths, batch.tokens)  # noqa: E731
+    return Scheme(name, encode, lambda coded: codec.decompress(coded, batch.lengths), seldom)
+
+
+def streamed(name: str, codec: Codec, sequence: Tensor) -> Scheme:
+    """One sequence token by token."""
 
     def encode() -> list[bytes]:
         stream = codec.stream()
-        return [stream.encode(piece) for piece in pieces]
+        return [stream.encode(piece) for piece in sequence.split(1)]
 
-    packets = encode()
-
-    def decode() -> list[torch.Tensor]:
+    def decode(packets: list[bytes]) -> list[Tensor]:
         stream = codec.stream()
         return [stream.decode(packet) for packet in packets]
 
-    return least(encode, repeats), least(decode, repeats), sum(map(len, packets))
+    return Scheme(name, encode, decode)
 
 
-def parts_of(codec: Codec, batch: Batch) -> list[tuple]:
-    """Symbols, table indexes and tables of everything that a codec codes."""
-    parts, put = [], entropy.Encoder.put
+class AsCompressAI:
+    """A codec's transform, networks and tables, coded as CompressAI's mean-scale models code."""
 
-    def recorded(self: entropy.Encoder, *part: object) -> None:
-        parts.append(part)
-        put(self, *part)
+    def __init__(self, codec: TransformCodec) -> None:
+        self.codec, models = codec, entropy_models()
+        gaussian = models.GaussianConditional(table_scales().tolist())
+        self.gaussian = under(gaussian, codec.tables("latent"))
+        if isinstance(codec, Hyperprior):
+            bottleneck = models.EntropyBottleneck(codec.hyperparameters.side_channels)
+            self.bottleneck = under(bottleneck, codec.tables("side"))
 
-    entropy.Encoder.put = recorded
-    try:
+    def compress(self, representation: Tensor, lengths: Tensor, tokens: Tensor) -> list[bytes]:
+        """One or two strings a sequence."""
+        means, _ = self.codec.means(None, representation.shape[1])
+        latent, side = self.codec.latent(representation - means), []
+        if isinstance(self.codec, Hyperprior):
+            values = self.codec.side(latent, Known(means))
+            side = self.bottleneck.compress(values.transpose(1, 2))
+        mean, indexes = self._parameters(side, len(lengths), representation.shape[1])
+        return side + self.gaussian.compress(latent, indexes, mean)
+
+    def decompress(self, strings: list[bytes], lengths: Tensor) -> Tensor:
+        """What our codec decodes, up to rounding."""
+        rows, tokens = len(lengths), int(lengths.max())
+        mean, indexes = self._parameters(strings[:-rows], rows, tokens)
+        increment = self.codec.gain * self.gaussian.decompress(strings[-rows:], indexes)
+        deviation = self.codec.reconstruct(increment if mean is None else mean + increment)
+        return deviation + self.codec.means(None, tokens)[0]
+
+    def _parameters(
+        self, side: list[bytes], rows: int, tokens: int
+    ) -> tuple[Tensor | None, Tensor]:
+        """Mean of each latent and its table."""
+        if not isinstance(self.codec, Hyperprior):
+            scales = self.codec.scales().float().expand(rows, tokens, -1)
+            return None, self.gaussian.build_indexes(scales)
+        values = self.bottleneck.decompress(side, (tokens,)).transpose(1, 2)
+        outputs = self.codec.prediction(values)
+        mean, log_scale = self.codec.parameters_from(outputs, Known(values))
+        return mean, self.gaussian.build_indexes(log_scale.exp())
+
+
+def under(model: Any, tables: entropy.Tables) -> Any:
+    """CompressAI's model with our tables."""
+    model._quantized_cdf, model._cdf_length = tables.cumulative, tables.sizes
+    model._offset = tables.lowest
+    return model
+
+
+def coders(name: str, codec: Codec, batch: Batch) -> tuple[int, Scheme, Scheme]:
+    """Number of the codec's latents; our entropy coder and CompressAI's on them."""
+    put = entropy.Encoder.put
+    with patch.object(entropy.Encoder, "put", autospec=True, side_effect=put) as recorded:
         codec.compress(batch.representation, batch.lengths, batch.tokens)
-    finally:
-        entropy.Encoder.put = put
-    return parts
-
-
-def against_compressai(name: str, codec: Codec, batch: Batch, repeats: int) -> None:
-    """Our coder and CompressAI's on the latents of one codec."""
-    symbols, indexes, tables = parts_of(codec, batch)[-1]
-    ours = entropy.encode(symbols.flatten(1), indexes.flatten(1), tables)
-    encode, _ = least(
-        lambda: entropy.encode(symbols.flatten(1), indexes.flatten(1), tables), repeats
-    )
-    decode, _ = least(lambda: entropy.decode(ours, indexes.flatten(1), tables), repeats)
-    theirs = entropy_models().GaussianConditional(table_scales().tolist())
-    theirs.update()
+    symbols, indexes, tables = recorded.call_args.args[1:]  # the last that it codes
+    flat = symbols.flatten(1), indexes.flatten(1)
+    ours = Scheme(name, lambda: entropy.encode(*flat, tables),
+                  lambda coded: entropy.decode(coded, flat[1], tables))  # fmt: skip
+    model = under(entropy_models().GaussianConditional(table_scales().tolist()), tables)
     values, used = symbols.float(), indexes.clamp_min(0)
-    strings = theirs.compress(values, used)
-    their_encode, _ = least(lambda: theirs.compress(values, used), 2)
-    their_decode, _ = least(lambda: theirs.decompress(strings, used), 2)
-    speeds = [symbols.numel() / 1e6 / t for t in (encode, decode, their_encode, their_decode)]
-    times = (their_encode + their_decode) / (encode + decode)
-    print(f"{name:28}" + "".join(f"{speed:12.2f}" for speed in speeds) + f"{times:12.1f}")
+    theirs = Scheme("CompressAI", lambda: model.compress(values, used),
+                    lambda coded: model.decompress(coded, used), seldom=True)  # fmt: skip
+    return symbols.numel(), ours, theirs
+
+
+class Report:
+    """Prints tables, and keeps what there is a target for."""
+
+    def __init__(self) -> None:
+        self.targets: list[tuple[str, float, str, float]] = []
+
+    def target(self, what: str, value: float, sense: str, limit: float) -> None:
+        """`sense`: whether the value must be ≤ or ≥ the limit."""
+        self.targets.append((what, value, sense, limit))
+
+    def table(self, title: str, schemes: list[Scheme], tokens: int, raw: int) -> None:
+        """Rows of µs a token, with ratios to the first row; `raw` in bytes, of all tokens."""
+        load = os.getloadavg()[0]
+        print(f"\n{title}, {tokens} tokens, load {load:.1f}: µs a token, MB/s of fp16, bytes")
+        print(f"{'':40}{'encode':>9}{'decode':>9}{'MB/s':>9}{'bytes':>8}{'ratio':>9}")
+        for scheme in schemes:
+            there, back = (1e6 * t / tokens for t in (scheme.there, scheme.back))
+            speed, share = raw / scheme.both / 1e6, scheme.both / schemes[0].both
+            figures = f"{speed:9.1f}{scheme.size / tokens:8.0f}{share:9.3f}"
+            print(f"{scheme.name:40}{there:9.2f}{back:9.2f}{figures}")
+
+    def verdict(self) -> None:
+        """All targets."""
+        print(f"\n{'targets':64}{'measured':>10}{'target':>10}")
+        for what, value, sense, limit in self.targets:
+            met = value <= limit if sense == "≤" else value >= limit
+            print(f"{what:64}{value:10.3f}{sense:>4}{limit:6.2f}{'' if met else '  missed'}")
+
+
+def report(codecs: dict[str, Codec], batch: Batch, repeats: int, model: SplitModel | None) -> None:
+    """The tables of one number of threads."""
+    threads, out = torch.get_num_threads(), Report()
+    rows = [row[:n] for row, n in zip(batch.representation, batch.lengths.tolist(), strict=True)]
+    halves = [row.half().numpy().tobytes() for row in rows]
+    tokens, raw = int(batch.lengths.sum()), sum(map(len, halves))
+    lossless, schemes, twins = compressors(halves), {}, {}
+    for name, codec in codecs.items():
+        schemes[name] = whole(name, codec, batch)
+        if isinstance(codec, Klt | Hyperprior) and not codec.levels and not codec.sends_tokens:
+            twins[name] = whole(f"{name} CompressAI", AsCompressAI(codec), batch, seldom=True)
+            ours, theirs = (s.decode(s.encode()) for s in (schemes[name], twins[name]))
+            assert (ours - theirs).norm() < 1e-3 * ours.norm(), f"{name}: it is not the same codec"
+    every = [*lossless, *schemes.values(), *twins.values()]
+    measure(every, repeats)
+    out.table(f"prefill, {threads} threads", every, tokens, raw)
+    for name, scheme in schemes.items():
+        limit = 0.35 if isinstance(codecs[name], Klt) else 1.0
+        out.target(f"{name}: of Deflate's time", scheme.both / lossless[0].both, "≤", limit)
+        if name in twins:
+            out.target(f"{name}: CompressAI's to ours", twins[name].both / scheme.both, "≥", 5.0)
+    if model:
+        forward = min(timed(lambda: model.model(batch.tokens[:1]))[1] for _ in range(3))
+        forward /= batch.tokens.shape[1]
+        print(f"the model's own forward pass: {1e6 * forward:.0f} µs a token")
+        for name, scheme in schemes.items():
+            out.target(f"{name}: of the model's forward", scheme.both / tokens / forward, "≤", 0.1)
+    for name, codec in codecs.items():
+        if codec.coder == "ans":
+            count, ours, theirs = coders(name, codec, batch)
+            measure([ours, theirs], repeats)
+            for way in ("there", "back"):
+                a, b = getattr(ours, way), getattr(theirs, way)
+                title = f"{name}: M symbols/s {way} (CompressAI {count / b / 1e6:.1f})"
+                out.target(title, count / a / 1e6, "≥", 50)
+    baselines(out, batch, rows, halves, repeats)
+    pieces = [row.half().numpy().tobytes() for row in rows[0][:STREAMED_TOKENS]]
+    every = compressors(pieces)
+    for name, codec in codecs.items():
+        if codec.coder == "ans" and not getattr(codec, "sends_tokens", False):
+            every.append(streamed(name, codec, rows[0][:STREAMED_TOKENS]))
+    measure(every, repeats)
+    out.table(f"decode, {threads} threads", every, len(pieces), sum(map(len, pieces)))
+    out.verdict()
+
+
+def baselines(
+    out: Report, batch: Batch, rows: list[Tensor], halves: list[bytes], repeats: int
+) -> None:
+    """Quantised and compressed, against the compressor's own call."""
+    tokens, raw = int(batch.lengths.sum()), sum(map(len, halves))
+    for coder, name in {"deflate": "deflate 6", "zstd": "zstd 3"}.items():
+        (plain,) = compressors(halves, " on fp16", [name])
+        schemes = [plain]
+        for baseline in BASELINES:
+            codec = build_codec(baseline, batch.representation.shape[-1], {})
+            codec.coder = coder
+            packed = [codec._to_bytes(row) for row in rows]
+            schemes += compressors(packed, f" on {baseline}'s bytes", [name])
+            schemes.append(whole(f"{baseline} + {coder}", codec, batch))
+        measure(schemes, repeats)
+        out.table(f"baselines, {coder}", schemes, tokens, raw)
+        for own, scheme in zip(schemes[1::2], schemes[2::2], strict=True):
+            out.target(f"{scheme.name}: of {own.name}", scheme.both / own.both, "≤", 1.1)
+            out.target(f"{scheme.name}: of {plain.name}", scheme.both / plain.both, "≤", 1.1)
 
 
 def main() -> None:
@@ -157,57 +294,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
-    store = Activations(args.activations)
-    batch = store.read(range(args.sequences))
+    batch = Activations(args.activations).read(range(args.sequences))
     model = SplitModel.load(args.model) if args.model else None
     codecs = {f"{d.parent.name} {d.name}": load_codec(d)[0] for d in args.codec}
     for codec in codecs.values():
         if model:
             codec.attach(model.embedding)
-    rows = [row[:n] for row, n in zip(batch.representation, batch.lengths.tolist(), strict=True)]
-    first = rows[0][:STREAMED_TOKENS]
     for threads in args.threads:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            report(codecs, batch, rows, first, threads, args.repeats, model)
-
-
-def report(
-    codecs: dict[str, Codec],
-    batch: Batch,
-    rows: list[torch.Tensor],
-    first: torch.Tensor,
-    threads: int,
-    repeats: int,
-    model: SplitModel | None,
-) -> None:
-    """The tables of one number of threads."""
-    halves = [row.half().numpy().tobytes() for row in rows]
-    raw = sum(map(len, halves))
-    table = Table(f"prefill, {threads} threads", int(batch.lengths.sum()))
-    compressors(table, halves, repeats)
-    spent = {}
-    for name, codec in codecs.items():
-        encode, decode, size = whole(codec, batch, repeats)
-        spent[name] = (encode[0] + decode[0]) / table.tokens
-        table.row(name, encode, decode, size, raw)
-    if model:
-        forward, _ = least(lambda: model.model(batch.tokens[:1]), 2)
-        forward /= batch.tokens.shape[1]
-        print(f"the model's own forward pass: {1000 * forward:.3f} ms a token; of it")
-        for name, seconds in spent.items():
-            print(f"{name:28}{seconds / forward:9.2%}")
-    table = Table(f"decode, {threads} threads", len(first))
-    halves = [row.half().numpy().tobytes() for row in first]
-    compressors(table, halves, repeats)
-    for name, codec in codecs.items():
-        if codec.coder == "ans" and not getattr(codec, "sends_tokens", False):
-            table.row(name, *streamed(codec, first, repeats), sum(map(len, halves)))
-    titles = ["encode", "decode", "CompressAI", "decode", "faster"]
-    print(f"\n{'entropy coder, M symbols/s':28}" + "".join(f"{title:>12}" for title in titles))
-    for name, codec in codecs.items():
-        if codec.coder == "ans":
-            against_compressai(name, codec, batch, repeats)
+            report(codecs, batch, args.repeats, model)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ def positions(*near):
     return values
 
 
+def signals_of(found, where=EVERYWHERE):
+    return Signals.of(found[where], where)
+
+
 def sent(signals, shape):
     encoder = Encoder()
     signals.put(encoder, torch.Size(shape))
@@ -34,18 +38,21 @@ def test_what_is_near_a_boundary_is_signalled_and_nothing_else():
     found = positions(
         (0, 1, 2, 3.5 + BOUND / 2), (1, 0, 0, 8.5 - BOUND / 2), (1, 2, 3, 5.5 + 2 * BOUND)
     )
-    signals = Signals.of(found, EVERYWHERE)
+    signals = signals_of(found)
     assert signals.places.tolist() == [[0, 1, 2], [1, 0, 0]]
     assert signals.up.tolist() == [1, 0]
+    assert torch.equal(Signals.everywhere(found).places, signals.places)
     half = EVERYWHERE.clone()
     half[1] = False
-    assert Signals.of(found, half).places.tolist() == [[0, 1, 2]]
+    assert signals_of(found, half).places.tolist() == [[0, 1, 2]]
+    assert signals.within(half).places.tolist() == [[0, 1, 2]]
+    assert signals.within(half).up.tolist() == [1]
 
 
 def test_the_receiver_takes_the_senders_side_of_a_boundary():
     ours = positions((0, 1, 2, 3.5 + 1e-7), (1, 2, 0, 8.5 - 1e-7))
     theirs = positions((0, 1, 2, 3.5 - 1e-7), (1, 2, 0, 8.5 + 1e-7))
-    streams = sent(Signals.of(ours, EVERYWHERE), ours.shape)
+    streams = sent(signals_of(ours), ours.shape)
     signals = received(streams, ours.shape)
     expected = ours.round().to(torch.int32)
     assert torch.equal(signals.indexes(theirs), expected)
@@ -56,7 +63,7 @@ def test_the_receiver_takes_the_senders_side_of_a_boundary():
 
 @pytest.mark.parametrize("value", [3.5 + 3 * BOUND, 3.2, 4.0])
 def test_a_signalled_position_that_is_not_near_is_refused(value):
-    signals = Signals.of(positions((0, 1, 2, 3.5)), EVERYWHERE)
+    signals = signals_of(positions((0, 1, 2, 3.5)))
     with pytest.raises(BitstreamError, match=r"differently, by more than 1\.5e-05"):
         signals.indexes(positions((0, 1, 2, value)))
 

@@ -117,6 +117,17 @@ def test_channels_not_worth_their_bits_are_dropped():
     assert 0 < kept[2] < CHANNELS
 
 
+def test_a_channel_is_not_coded_that_hardly_adds_to_what_the_others_do():
+    generator = torch.Generator().manual_seed(0)
+    strong = 10 * torch.randn(4096, 8, generator=generator)
+    seldom = torch.zeros(4096, 1)
+    seldom[7] = 1.0
+    beside_one = choose_quantisation(torch.cat([strong[:, :1], seldom], 1), 0.01)
+    beside_many = choose_quantisation(torch.cat([strong, seldom], 1), 0.01)
+    assert beside_one.coded.tolist() == [True, True]
+    assert beside_many.coded.tolist() == [True] * 8 + [False]
+
+
 def test_smaller_lambda_gives_more_bits_and_less_divergence():
     representation, lengths = representations(2, 500, seed=9), torch.tensor([500, 500])
     points = []

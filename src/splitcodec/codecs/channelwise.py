@@ -4,9 +4,13 @@ import torch
 from torch import Tensor
 
 from splitcodec.codecs.levels import Known, in_steps
+from splitcodec.codecs.rounding import distances
 from splitcodec.codecs.transform import Past, TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
+
+_CACHED_TOKENS = 256
+"""Tokens at a time, so that a processor's cache holds what is computed of them."""
 
 
 class ChannelwiseCodec(TransformCodec):
@@ -20,13 +24,12 @@ class ChannelwiseCodec(TransformCodec):
         self, coder: Encoder, deviation: Tensor, known: Known, mask: Tensor, past: Past | None
     ) -> list[Tensor]:
         """Tokens in order, channels within a token."""
-        latent = in_steps(self.latent(deviation), known.steps)
-        symbols, doubtful = latent.round(), self.doubtful(deviation, latent, steps=known.steps)
-        if doubtful.any():
-            exact = self.exact().latent(deviation[doubtful].double())
-            steps = known.rows(doubtful).steps
-            symbols[doubtful] = in_steps(exact, steps).round_().to(symbols)
-        symbols = symbols.to(torch.int32)
+        tokens, steps = deviation.flatten(0, 1), known.steps
+        size = _CACHED_TOKENS if tokens.device.type == "cpu" else len(tokens)
+        parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
+        own = [steps.flatten(0, 1)[part] if self.levels else steps for part in parts]
+        symbols = torch.cat([self._symbols(tokens[p], s) for p, s in zip(parts, own, strict=True)])
+        symbols = symbols.view(*mask.shape[:2], self.kept)
         coder.put(symbols, self._indexes(known, mask), self.tables("latent"))
         return [symbols]
 
@@ -35,8 +38,19 @@ class ChannelwiseCodec(TransformCodec):
     ) -> tuple[Tensor, list[Tensor]]:
         """See TransformCodec."""
         symbols = coder.pop(self._indexes(known, mask), self.tables("latent"))
-        increment = self.increment(symbols.to(self.gain), self.positions(known), known)
+        increment = self.increment(symbols, self.positions(known), known)
         return self.reconstruct(increment.float()), [symbols]
+
+    def _symbols(self, deviation: Tensor, steps: Tensor | float) -> Tensor:
+        """Of deviations (tokens, channels); (tokens, kept) int32, as float64 finds them."""
+        latent = in_steps(self.latent(deviation), steps)
+        symbols = latent.round()
+        tokens, channels = self.doubtful(deviation, distances(latent, symbols), steps=steps)
+        if len(tokens):
+            exact = self.latent_at(deviation, tokens, channels)
+            own = steps[tokens, 0] if isinstance(steps, Tensor) else steps
+            symbols[tokens, channels] = in_steps(exact, own).round_().to(symbols)
+        return symbols.to(torch.int32)
 
     def positions(self, known: Known) -> Tensor | None:
         """Where the scales of tokens at levels lie among the coding tables."""
@@ -47,4 +61,4 @@ class ChannelwiseCodec(TransformCodec):
     def _indexes(self, known: Known, mask: Tensor) -> Tensor:
         positions = self.positions(known)
         table = self.table_of_channel() if positions is None else positions.to(torch.int32)
-        return torch.where(mask, table, -1)
+        return table.expand(*mask.shape[:2], -1) if mask.all() else torch.where(mask, table, -1)

@@ -20,13 +20,8 @@ from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import UNIT, Known, in_steps
 from splitcodec.codecs.networks import CausalNetwork, Memory
-from splitcodec.codecs.transform import (
-    CHANNELWISE,
-    Past,
-    TransformCodec,
-    near_half,
-    straight_through,
-)
+from splitcodec.codecs.rounding import distances, near_half, straight_through
+from splitcodec.codecs.transform import CHANNELWISE, Past, TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.location_scale import (
@@ -118,13 +113,14 @@ class ConditionalCodec(TransformCodec):
         """See TransformCodec."""
         latent = self.latent(deviation)
         side = self._side_symbols(deviation, latent, known, past)
-        symbols, positions, signalled = self.quantise(deviation, latent, known, side, past)
-        signals = Signals.of(positions, signalled.logical_and_(mask[..., 0]))
+        symbols, positions, signals = self.quantise(deviation, latent, known, side, past)
         if self.side_density:
             coder.put(side, self._side_indexes(mask), self.tables("side"))
-        signals.put(coder, positions.shape)
+        signals.within(mask[..., 0]).put(coder, positions.shape)
         indexes = positions.round_().to(torch.int32)
-        coder.put(symbols, indexes.masked_fill_(~mask, -1), self.tables("latent"))
+        if not mask.all():
+            indexes.masked_fill_(~mask, -1)
+        coder.put(symbols, indexes, self.tables("latent"))
         return [side, symbols]
 
     def decode(
@@ -150,11 +146,11 @@ class ConditionalCodec(TransformCodec):
 
     def quantise(
         self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols (int32), where their scales lie among the tables, and which tokens may signal.
+    ) -> tuple[Tensor, Tensor, Signals]:
+        """Symbols (int32), where their scales lie among the tables, and what must be signalled.
 
-        The first two (batch, tokens, kept), the last (batch, tokens). `latent`: of the deviation,
-        in float32; `side`: integer side values.
+        The first two (batch, tokens, kept); positions round to what float64 finds. `latent`: of the
+        deviation, in float32; `side`: integer side values.
         """
         raise NotImplementedError
 
@@ -172,9 +168,9 @@ class ConditionalCodec(TransformCodec):
 
     def decoded(self, base: Tensor | float, mean: Tensor, increment: Tensor) -> Tensor:
         """The deviation from base, mean and what symbols add; what is predicted is kept."""
-        if isinstance(base, Tensor):
-            mean = mean - self.latent(base)
-        return base + self.reconstruct(mean + increment)
+        if not isinstance(base, Tensor):
+            return self.reconstruct(mean + increment)
+        return base + self.reconstruct(mean - self.latent(base) + increment)
 
     def side(self, latent: Tensor, known: Known, memories: list[Memory] | None = None) -> Tensor:
         """Side values before rounding, (batch, tokens, side)."""
@@ -206,7 +202,7 @@ class ConditionalCodec(TransformCodec):
         return mean, log_scale.clamp(low, high)
 
     def positions_from(self, outputs: Tensor, known: Known) -> tuple[Tensor, Tensor]:
-        """Mean of each latent, and where its scale lies among the tables."""
+        """Mean of each latent, and where its scale lies among the tables; of the outputs' type."""
         mean, log_ratio = outputs.chunk(2, dim=-1)
         return mean, table_positions(self.log_scale, log_ratio, known.shift)
 
@@ -223,13 +219,15 @@ class ConditionalCodec(TransformCodec):
             values = exact.side(latent, known, past.memories.get("side"))
             return values.round_().to(torch.int32)
         values = self.side(latent, known)
-        symbols, doubtful = values.round(), near_half(values, FLOAT32_ERROR)
-        rows = doubtful.any(-1)
-        if rows.any():
-            inputs = exact.normalised(exact.latent(deviation[rows].double()))
-            inputs = exact.with_level(inputs, known.rows(rows))
-            places = doubtful[rows].nonzero(as_tuple=True)
-            symbols[doubtful] = exact.side_analysis.at(inputs, *places).round_().to(symbols)
+        symbols = values.round()
+        doubtful = near_half(distances(values, symbols), FLOAT32_ERROR)
+        for row in doubtful.any(-1).nonzero()[:, 0].tolist():
+            tokens = doubtful[row].nonzero()[:, 0]
+            seen = slice(int(tokens[-1]) + 1)  # later tokens have no say
+            inputs = exact.normalised(exact.latent(deviation[row, seen].double()))
+            inputs = exact.with_level(inputs, known.rows((row, seen)))
+            found = exact.side_analysis.at(inputs[None], torch.zeros_like(tokens), tokens)
+            symbols[row, tokens] = found.round_().to(symbols)
         return symbols.to(torch.int32)
 
     def _side_indexes(self, mask: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import DirectAccessHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import Known, in_steps
-from splitcodec.codecs.transform import Past, straight_through
+from splitcodec.codecs.rounding import straight_through
+from splitcodec.codecs.transform import Past
 from splitcodec.coding.entropy import Decoder
 from splitcodec.densities.location_scale import log_scales_at, table_positions
 
@@ -89,11 +90,11 @@ class DirectAccess(ConditionalCodec):
 
     def quantise(
         self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Signals]:
         """See ConditionalCodec."""
         exact = self.exact().latent(deviation.double())
         symbols, _, _, positions = self._quantised(exact, known, side, past)
-        return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
+        return symbols.to(torch.int32), positions, Signals.everywhere(positions)
 
     def dequantise(
         self,

@@ -11,7 +11,8 @@ from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import FactorisedHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import Known
-from splitcodec.codecs.transform import CHANNELWISE, straight_through
+from splitcodec.codecs.rounding import straight_through
+from splitcodec.codecs.transform import CHANNELWISE
 from splitcodec.densities.channelwise import ChannelwiseDensity, logistic_scale
 
 

@@ -68,16 +68,27 @@ class Signals:
 
     @classmethod
     def of(cls, positions: Tensor, where: Tensor) -> Self:
-        """What must be told of `positions` (batch, tokens, channels) of tokens `where`.
+        """What must be told of tokens `where` (batch, tokens), in the order of their `nonzero`.
 
-        `where` (batch, tokens): all tokens that may have something to be told.
+        `positions` (places, channels) float64. All tokens must be there that may have something to
+        be told.
         """
         row, token = where.nonzero(as_tuple=True)
-        some = positions[row, token]
-        nearest = some.round()
-        place, channel = ((some - nearest).abs_() >= 0.5 - BOUND).nonzero(as_tuple=True)
-        up = (nearest > some)[place, channel]
+        nearest = positions.round()
+        place, channel = ((positions - nearest).abs_() >= 0.5 - BOUND).nonzero(as_tuple=True)
+        up = (nearest > positions)[place, channel]
         return cls(torch.stack([row[place], token[place], channel], 1), up.to(torch.int32))
+
+    @classmethod
+    def everywhere(cls, positions: Tensor) -> Self:
+        """The same of all tokens; positions (batch, tokens, channels) float64."""
+        everywhere = torch.ones(positions.shape[:2], dtype=torch.bool, device=positions.device)
+        return cls.of(positions.flatten(0, 1), everywhere)
+
+    def within(self, mask: Tensor) -> Self:
+        """Those of tokens that are there; mask (batch, tokens)."""
+        there = mask[self.places[:, 0], self.places[:, 1]]
+        return type(self)(self.places[there], self.up[there])
 
     def indexes(self, positions: Tensor, first: int = 0) -> Tensor:
         """The table at each of `positions` (batch, tokens, channels), int32, as the encoder chose.

@@ -12,7 +12,8 @@ from splitcodec.codecs.conditional import FLOAT32_ERROR, ConditionalCodec
 from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.levels import Known, in_steps
-from splitcodec.codecs.transform import Past, near_half
+from splitcodec.codecs.rounding import distances, near_half
+from splitcodec.codecs.transform import Past
 from splitcodec.coding.entropy import Decoder
 from splitcodec.errors import BitstreamError
 
@@ -53,7 +54,7 @@ class Hyperprior(ConditionalCodec):
 
     def quantise(
         self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Signals]:
         """See ConditionalCodec; float64 only for tokens of which float32 leaves something open."""
         if past:
             return self._quantise_exactly(deviation, known, side, past)
@@ -61,8 +62,11 @@ class Hyperprior(ConditionalCodec):
         mean, positions = self._roughly_from_side(side, known)
         residual = in_steps(latent - mean, known.steps)
         symbols = residual.round()
-        unsure = self.doubtful(deviation, residual, FLOAT32_ERROR, known.steps)
-        unsure |= near_half(positions, BOUND + FLOAT32_ERROR)
+        unsure = near_half(distances(positions, positions.round()), BOUND + FLOAT32_ERROR)
+        steps = known.steps.flatten(0, 1) if self.levels else 1.0
+        off = distances(residual, symbols).flatten(0, 1)
+        tokens, _ = self.doubtful(deviation.flatten(0, 1), off, FLOAT32_ERROR, steps)
+        unsure.view(-1)[tokens] = True
         unsure[:, -1] = True  # so that there are always some that show what float32 does
         inputs = exact.with_level(side.double(), known)
         outputs = exact.prediction.at(inputs, *unsure.nonzero(as_tuple=True))
@@ -73,17 +77,17 @@ class Hyperprior(ConditionalCodec):
             return self._quantise_exactly(deviation, known, side, past)
         true_latent = exact.latent(deviation[unsure].double())
         symbols[unsure] = in_steps(true_latent - true_mean, own.steps).round_().to(symbols)
-        positions[unsure] = true_positions
-        return symbols.to(torch.int32), positions, unsure
+        positions[unsure] = true_positions.round().to(positions)
+        return symbols.to(torch.int32), positions, Signals.of(true_positions, unsure)
 
     def _quantise_exactly(
         self, deviation: Tensor, known: Known, side: Tensor, past: Past | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Signals]:
         """The same, all in float64."""
         mean, positions = self._from_side(side, known, past)
         residual = self.exact().latent(deviation.double()) - mean
         symbols = in_steps(residual, known.steps).round_()
-        return symbols.to(torch.int32), positions, positions.new_ones(side.shape[:2]).bool()
+        return symbols.to(torch.int32), positions, Signals.everywhere(positions)
 
     def dequantise(
         self,
@@ -98,7 +102,9 @@ class Hyperprior(ConditionalCodec):
         roughly = self._single_precision
         of = self._roughly_from_side if roughly else self._from_side
         mean, positions = of(side, known, past)
-        indexes = signals.indexes(positions).masked_fill_(~mask, -1)
+        indexes = signals.indexes(positions)
+        if not mask.all():
+            indexes.masked_fill_(~mask, -1)
         symbols = coder.pop(indexes, self.tables("latent"))
         increment = self.increment(symbols, positions, known)
         return self.decoded(0.0, mean.float(), increment.float()), symbols
@@ -113,6 +119,6 @@ class Hyperprior(ConditionalCodec):
     def _roughly_from_side(
         self, side: Tensor, known: Known, past: Past | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The same by the float32 network, whose outputs alone are rounded."""
+        """The same by the float32 network, float32."""
         inputs = self.with_level(side.float(), known)
         return self.exact().positions_from(self.prediction(inputs), known)

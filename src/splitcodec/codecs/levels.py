@@ -142,6 +142,6 @@ class Known:
         levels = None if self.levels is None else self.levels[:, token]
         return Known(self.offsets[..., token, :], levels)
 
-    def rows(self, chosen: Tensor) -> "Known":
-        """Of some sequences, (batch,) bool, or some tokens, (batch, tokens) bool; levels alone."""
+    def rows(self, chosen: Tensor | tuple[int, slice]) -> "Known":
+        """Of some tokens: (batch, tokens) bool, or a row and a slice of it; levels alone."""
         return Known(self.offsets, None if self.levels is None else self.levels[chosen])

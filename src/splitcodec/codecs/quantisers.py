@@ -9,6 +9,7 @@ channel's levels of all tokens side by side, where neighbours are alike.
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,11 +28,12 @@ ZSTD_LEVEL = 3
 _HIGHEST = torch.finfo(torch.float16).max
 _LEAST_SCALE = 2.0**-24
 
-_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "raw": lambda data: data,
-    "deflate": lambda data: zlib.compress(data, DEFLATE_LEVEL),
-    "zstd": lambda data: zstandard.compress(data, ZSTD_LEVEL),
+_COMPRESSORS: dict[str, Callable[[], Callable[[bytes], bytes]]] = {
+    "raw": lambda: bytes,
+    "deflate": lambda: partial(zlib.compress, level=DEFLATE_LEVEL),
+    "zstd": lambda: zstandard.ZstdCompressor(ZSTD_LEVEL).compress,
 }
+"""What makes, of a batch's sequences one after the other, compressed ones."""
 
 
 def _inflate(data: bytes, size: int) -> bytes:
@@ -68,15 +70,18 @@ class _Baseline(Codec):
         pairs = zip(representation, lengths.tolist(), strict=True)
         packed = [self._to_bytes(row[:length].cpu()) for row, length in pairs]
         with coder_clock.running():
-            return [_COMPRESS[self.coder](data) for data in packed]
+            compress = _COMPRESSORS[self.coder]()
+            return [compress(data) for data in packed]
 
     def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
         """The reconstruction; raises BitstreamError for a stream of the wrong size."""
         counts = lengths.tolist()
         with coder_clock.running():
             packed = [self._unpacked(row, n) for row, n in zip(streams, counts, strict=True)]
-        rows = [self._from_bytes(data, n) for data, n in zip(packed, counts, strict=True)]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        reconstruction = torch.zeros(len(streams), max(counts), self.channels)
+        for row, data, length in zip(reconstruction, packed, counts, strict=True):
+            row[:length] = self._from_bytes(data, length)
+        return reconstruction
 
     def _unpacked(self, stream: bytes, length: int) -> bytes:
         size = self._size(length)
@@ -113,7 +118,7 @@ class HalfPrecision(_Baseline):
         return _by_plane(_half(row))
 
     def _from_bytes(self, data: bytes, length: int) -> Tensor:
-        return _from_planes(data).float().view(length, self.channels)
+        return _from_planes(data).view(length, self.channels)
 
     def _size(self, length: int) -> int:
         return 2 * length * self.channels
@@ -141,10 +146,11 @@ class IntegerQuantiser(_Baseline):
     def _quantise(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Levels (…, groups, group) int8 and scales (…, groups, 1) float16."""
         missing = self.groups * self.group - self.channels
-        grouped = torch.nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, self.group))
+        padded = torch.nn.functional.pad(values, (0, missing)) if missing else values
+        grouped = padded.unflatten(-1, (-1, self.group))
         scales = (grouped.abs().amax(-1, keepdim=True) / self.highest).clamp(max=_HIGHEST).half()
         steps = scales.float().clamp_min(_LEAST_SCALE)
-        levels = (grouped / steps).round().clamp(-self.highest, self.highest)
+        levels = (grouped / steps).round_().clamp_(-self.highest, self.highest)
         return levels.to(torch.int8), scales
 
     def _dequantise(self, levels: Tensor, scales: Tensor) -> Tensor:
@@ -153,15 +159,15 @@ class IntegerQuantiser(_Baseline):
     def _to_bytes(self, row: Tensor) -> bytes:
         levels, scales = self._quantise(row)
         unsigned = levels.flatten(1)[:, : self.channels].numpy() + np.int8(self.highest)
-        return _by_plane(scales) + _pack(unsigned.astype(np.uint8).T.reshape(-1), self.bits)
+        return _by_plane(scales) + _pack(unsigned.view(np.uint8).T.reshape(-1), self.bits)
 
     def _from_bytes(self, data: bytes, length: int) -> Tensor:
         split = 2 * length * self.groups
         scales = _from_planes(data[:split]).view(length, self.groups, 1)
         packed = np.frombuffer(data[split:], np.uint8)
-        levels = _unpack(packed, self.bits, length * self.channels).reshape(-1, length).T
+        levels = _unpack(packed, self.bits, length * self.channels).view(np.int8)
         padded = np.zeros((length, self.groups * self.group), np.int8)
-        padded[:, : self.channels] = levels.astype(np.int16) - self.highest
+        padded[:, : self.channels] = (levels - np.int8(self.highest)).reshape(-1, length).T
         return self._dequantise(torch.from_numpy(padded).unflatten(-1, (-1, self.group)), scales)
 
     def _size(self, length: int) -> int:
@@ -175,23 +181,57 @@ def _half(values: Tensor) -> Tensor:
 
 def _by_plane(values: Tensor) -> bytes:
     """float16 values as all low bytes, then all high bytes."""
-    pairs = values.contiguous().view(torch.uint8).numpy().reshape(-1, 2)
-    return np.ascontiguousarray(pairs.T).tobytes()
+    pairs = values.contiguous().numpy().view(np.uint16).reshape(-1)
+    planes = np.empty((2, pairs.size), np.uint8)
+    planes[0] = pairs  # the low byte remains
+    planes[1] = pairs >> 8
+    return planes.tobytes()
 
 
 def _from_planes(data: bytes) -> Tensor:
-    pairs = np.frombuffer(data, np.uint8).reshape(2, -1).T.copy()
-    return torch.from_numpy(pairs.view(np.float16)[:, 0])
+    low, high = np.frombuffer(data, np.uint8).reshape(2, -1).astype(np.uint16)
+    high <<= 8
+    high |= low
+    return torch.from_numpy(high.view(np.float16))
+
+
+_WORDS = [np.uint8, np.uint16, np.uint32, np.uint64]
+_IN_A_WORD = 8
 
 
 def _pack(levels: np.ndarray, bits: int) -> bytes:
-    """Levels below 2^bits as a run of bits, most significant first."""
-    planes = np.unpackbits(levels[:, None], axis=1)[:, 8 - bits :]
-    return np.packbits(planes).tobytes()
+    """Levels below 2^bits as a run of bits, most significant first.
+
+    Eight levels at a time become one word of `bits` bytes: neighbours are joined, then pairs, then
+    fours.
+    """
+    if bits == 8:
+        return levels.tobytes()
+    words = np.zeros(-(-len(levels) // _IN_A_WORD) * _IN_A_WORD, np.uint8)
+    words[: len(levels)] = levels
+    for doubled, wider in enumerate(_WORDS[1:]):
+        joined = words[::2].astype(wider)
+        joined <<= wider(bits << doubled)
+        joined |= words[1::2]
+        words = joined
+    run = words.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - bits :]
+    return run.tobytes()[: -(-len(levels) * bits // 8)]
 
 
 def _unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    planes = np.unpackbits(packed, count=count * bits).reshape(count, bits)
-    full = np.zeros((count, 8), np.uint8)
-    full[:, 8 - bits :] = planes
-    return np.packbits(full, axis=1)[:, 0]
+    """The first `count` levels of a run of bits."""
+    if bits == 8:
+        return packed
+    words = -(-count // _IN_A_WORD)
+    run = np.zeros(words * bits, np.uint8)
+    run[: len(packed)] = packed
+    wide = np.zeros((words, 8), np.uint8)
+    wide[:, 8 - bits :] = run.reshape(-1, bits)
+    joined = wide.view(">u8")[:, 0].astype(np.uint64)
+    for doubled in (2, 1, 0):
+        width = bits << doubled
+        parts = np.empty((len(joined), 2), _WORDS[doubled])
+        parts[:, 0] = joined >> joined.dtype.type(width)
+        parts[:, 1] = joined & joined.dtype.type((1 << width) - 1)
+        joined = parts.reshape(-1)
+    return joined[:count]

@@ -35,6 +35,7 @@ from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.levels import Known, Levels
 from splitcodec.codecs.networks import Memory
+from splitcodec.codecs.rounding import near_half
 from splitcodec.codecs.streaming import CheckedStream
 from splitcodec.coding import entropy
 from splitcodec.coding.entropy import Decoder, Encoder
@@ -52,6 +53,8 @@ CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
 """Densities with a shape a channel, by the names of the hyper-parameters."""
 _FLOAT32_ERROR = 2.0**-20
 """Bound on a float32 dot product's error, relative to its vectors' lengths: sixteen roundings."""
+_FEW = 1 / 4
+"""Places a token that cost less one by one than all values of all tokens together."""
 
 
 @dataclass
@@ -208,7 +211,10 @@ class TransformCodec(Codec):
             past.tokens += mask.shape[1]
         sent = [tokens.to(torch.int32)] if self.sends_tokens else []
         sent += [levels] if self.levels else []
-        return (deviation + means) * mask, trim(lengths, *sent, *symbols)
+        reconstruction = deviation.add_(means)
+        if not mask.all():
+            reconstruction *= mask
+        return reconstruction, trim(lengths, *sent, *symbols)
 
     def exact(self) -> Self:
         """This codec in float64, for all that decides symbols; made once and after every change."""
@@ -261,17 +267,31 @@ class TransformCodec(Codec):
     def doubtful(
         self,
         deviation: Tensor,
-        residual: Tensor,
+        distances: Tensor,
         error: float = 0.0,
         steps: Tensor | float = 1.0,
-    ) -> Tensor:
-        """Tokens, (batch, tokens), of which float32 may round a value to the wrong side.
+    ) -> tuple[Tensor, Tensor]:
+        """Places, by token and channel, where float32 may round to the wrong side.
 
-        `residual`: the latent of the deviation, less what is known to an `error`, in `steps`.
+        `distances` (tokens, kept) from the nearest integer: of the latents of deviations
+        (tokens, channels), less what is known to an `error`, in `steps`, (tokens, 1) if a tensor.
         """
-        largest_row = functional.pad(self.analysis.norm(dim=-1), (0, 1)).max()  # 0 if none is kept
-        size = deviation.norm(dim=-1, keepdim=True) * largest_row
-        return near_half(residual, (_FLOAT32_ERROR * size + error) / steps)
+        errors = _FLOAT32_ERROR * self.analysis.norm(dim=-1)
+        sizes = deviation.norm(dim=-1, keepdim=True)
+        # Nearly all tokens pass this test, under the largest of the channels' errors.
+        largest = functional.pad(errors, (0, 1)).max()  # 0 if none is kept
+        tokens = near_half(distances, (sizes * largest + error) / steps).nonzero()[:, 0]
+        steps = steps[tokens] if isinstance(steps, Tensor) else steps
+        open_ = distances[tokens] > 0.5 - (sizes[tokens] * errors + error) / steps
+        found, channels = open_.nonzero(as_tuple=True)
+        return tokens[found], channels
+
+    def latent_at(self, deviation: Tensor, tokens: Tensor, channels: Tensor) -> Tensor:
+        """Latents of deviations (tokens, channels) at some places, (places,) float64."""
+        exact = self.exact().analysis
+        if len(tokens) > _FEW * len(deviation):
+            return (deviation.double() @ exact.T)[tokens, channels]
+        return (deviation[tokens].double() * exact[channels]).sum(-1)
 
     def increment(self, symbols: Tensor, positions: Tensor | None, known: Known) -> Tensor:
         """What symbols add to a latent: (batch, tokens, kept), in steps of level zero.
@@ -379,13 +399,3 @@ class TransformCodec(Codec):
 def _first_table(mask: Tensor) -> Tensor:
     """Indexes of the only table of a part of the stream; of the mask's shape."""
     return torch.where(mask, 0, -1).to(torch.int32)
-
-
-def near_half(values: Tensor, error: Tensor | float) -> Tensor:
-    """Tokens with a value that may round either way if it is known to an `error`; (…, tokens)."""
-    return ((values - values.round()).abs_() > 0.5 - error).any(-1)
-
-
-def straight_through(values: Tensor) -> Tensor:
-    """Rounded values, whose gradient is that of the values."""
-    return values + (values.round() - values).detach()

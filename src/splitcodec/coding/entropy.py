@@ -88,7 +88,7 @@ class Encoder:
             for symbols, indexes, tables in reversed(self._put):
                 parts = symbols.contiguous(), indexes.contiguous()
                 _C.rans32_push(stream, *parts, *_parts(tables, first.device))
-            return _C.rans_stream_to_byte_strings(stream)
+            return _byte_strings(stream)
 
 
 def encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> list[bytes]:
@@ -124,7 +124,7 @@ class Decoder:
             # what has been read is taken off the stream in place
             popped = [self._pop(part, parts) for part in flat.split(_MOST_POPPED, 1)]
             symbols = popped[0] if len(popped) == 1 else torch.cat(popped, 1)
-            return symbols.masked_fill_(flat < 0, 0).view(indexes.shape)
+            return symbols.view(indexes.shape)
 
     def _pop(self, indexes: Tensor, tables: list[Tensor]) -> Tensor:
         symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *tables)
@@ -171,6 +171,11 @@ def check_tables(tables: Tables) -> None:
 
 def _state(stream: bytes) -> int:
     return int.from_bytes(stream[:4], "little")
+
+
+def _byte_strings(stream: Tensor) -> list[bytes]:
+    """What `rans_stream_to_byte_strings` gives; that goes through a list of every byte."""
+    return [row.view(np.uint8)[4 : 4 + row[0]].tobytes() for row in stream.cpu().numpy()]
 
 
 def _with_room(stream: Tensor, device: torch.device | None = None) -> Tensor:

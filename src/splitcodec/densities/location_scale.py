@@ -29,10 +29,11 @@ def table_scales() -> Tensor:
 def table_positions(log_scales: Tensor, log_ratios: Tensor, shift: Tensor | int = 0) -> Tensor:
     """Where scales lie among the coding tables, 0 … 63, in units of a table.
 
-    `log_scales` and what is added to them, by logarithms; less a `shift` by whole tables.
+    `log_scales` and what is added to them, by logarithms; less a `shift` by whole tables. Of the
+    type of `log_ratios`.
     """
     start = (log_scales - math.log(LOWEST_SCALE)) / TABLE_STEP - shift
-    return torch.add(start, log_ratios, alpha=1 / TABLE_STEP).clamp_(0, SCALES - 1)
+    return torch.add(start.to(log_ratios), log_ratios, alpha=1 / TABLE_STEP).clamp_(0, SCALES - 1)
 
 
 def positions_of(log_scales: Tensor) -> Tensor:
