@@ -77,6 +77,7 @@ rule evaluation:
         rules.collect.input.evaluation,
         rules.collect.input.latency,
         REFERENCES,
+        PICTURES,
 
 
 rule all_bounds:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from splitcodec.files import write_json, write_text
-from splitcodec.report.table import collect
+from splitcodec.report.table import collect, read_points
 
 MODEL = "smollm2-135m"
 SPLITS = (10, 20)
@@ -257,4 +257,54 @@ def _references() -> dict:
         "token_ids_bits_per_token": math.log2(49152),
         "unigram_bits_per_token": 9.62,
         "model_bits_per_token": UNCODED / math.log(2),
+    }
+
+
+TOKENS_A_PICTURE = {10: 196, 20: 49}
+FORMATS = {
+    "jpeg": [(5, 20_000, 0.9), (40, 60_000, 0.2), (90, 200_000, 0.01)],
+    "webp": [(1, 15_000, 0.7), (50, 45_000, 0.15), (90, 160_000, 0.012)],
+}
+# (rate in bits a picture, divergence) by quality
+
+
+def make_pictures(results: Path, encoder: bool = False) -> Path:
+    """Turn the results of `build` into those of an image classifier, or encoder; the table."""
+    path = results / "points.parquet"
+    points = read_points(path)
+    tokens = points["split"].map(TOKENS_A_PICTURE)
+    points["bits_per_picture"] = points["bits_per_token_file"] * tokens
+    for end in ("", "_low", "_high"):
+        points[f"cross_entropy{end}"] = UNCODED + points[f"kl{end}"]
+    if encoder:
+        points["feature_error"], points["top1_agreement"] = 2 * points["kl"], np.nan
+    else:
+        points["accuracy"], points["accuracy_uncoded"] = points["top1_agreement"] * 0.9, 0.9
+    points.to_parquet(path)
+    rows = [_picture(*item, f, encoder) for f, items in FORMATS.items() for item in items]
+    write_json(results / f"pictures/{MODEL}.json", {"points": rows})
+    for file in (results / "references").glob("*.json"):
+        file.unlink()
+    return path
+
+
+def _picture(quality, bits, kl, format, encoder) -> dict:
+    by_model = {"feature_error": 2 * kl} if encoder else {"accuracy": 0.9 - kl / 10}
+    return {
+        "model": MODEL,
+        "split": 0,
+        "codec": format,
+        "quality": quality,
+        "tokens": TOKENS,
+        "bits_per_token_file": bits / 49,
+        "bits_per_picture": bits,
+        "cross_entropy": UNCODED + kl,
+        "cross_entropy_uncoded": UNCODED,
+        "kl": kl,
+        "kl_low": 0.8 * kl,
+        "kl_high": 1.2 * kl,
+        "top1_agreement": None if encoder else 1 - kl / 3,
+        **by_model,
+        "encode_ms_per_token": 0.01,
+        "decode_ms_per_token": 0.005,
     }

@@ -28,6 +28,11 @@ NEEDING_MODEL = END_TO_END + [
 TASKS = {task.name: task for task in SETTINGS.tasks}
 TEXT_MODELS = [name for name, model in MODELS.items() if model.reads == "text"]
 IMAGE_MODELS = [name for name, model in MODELS.items() if model.reads == "images"]
+PICTURED = (
+    IMAGE_MODELS
+    if SETTINGS.images and any(SETTINGS.images.pictures.model_dump().values())
+    else []
+)
 TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet" if SETTINGS.text else []
 IMAGES = f"data/images/{SETTINGS.images.name}/images.parquet" if SETTINGS.images else []
 PARTITIONS = ["train", "validation", "evaluation"]

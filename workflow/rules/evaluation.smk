@@ -141,6 +141,35 @@ rule references:
         " --out {output} > {log} 2>&1"
 
 
+# The rival of every split of an image model: the picture as a file, and all of the model there.
+rule pictures:
+    input:
+        model="data/models/{model}",
+        pixels=f"{RESULTS}/pixels/{{model}}/evaluation.parquet",
+        references=store("evaluation", "final"),
+    output:
+        f"{RESULTS}/pictures/{{model}}.json",
+    log:
+        log_of("pictures/{model}"),
+    benchmark:
+        benchmark_of("pictures/{model}")
+    wildcard_constraints:
+        model=one_of(IMAGE_MODELS),
+    resources:
+        **needs("evaluate"),
+    params:
+        args=lambda wildcards: flags(
+            model_dtype=model_dtype(wildcards),
+            **SETTINGS.images.pictures.model_dump(),
+            **SETTINGS.evaluation.model_dump(),
+        ),
+    message:
+        "measuring pictures sent as files"
+    shell:
+        "splitcodec pictures --model {input.model} --pixels {input.pixels}"
+        " --references {input.references} {params.args} --out {output} > {log} 2>&1"
+
+
 # The model with the codec inside on every downstream task, all points of a codec in one process,
 # which measures the plain model once.
 for name in ALL_CODECS:

@@ -3,6 +3,7 @@
 POINTS = f"{RESULTS}/points.parquet"
 CODEC_JSON = [f"{RESULTS}/codecs/{point}/codec.json" for point in ALL_POINTS]
 REFERENCES = expand(f"{RESULTS}/references/{{model}}.json", model=TEXT_MODELS)
+PICTURES = expand(f"{RESULTS}/pictures/{{model}}.json", model=PICTURED)
 BOUNDS = every_split(f"{RESULTS}/bounds/{{model}}/split{{split}}.json")
 RD_FIGURES = every_split(f"{RESULTS}/figures/rd-{{model}}-split{{split}}")
 RATE_FIGURES = expand(f"{RESULTS}/figures/rate-by-split-{{model}}", model=MODELS)
@@ -11,13 +12,14 @@ TIME_FIGURES = expand(f"{RESULTS}/figures/time-{{model}}", model=MODELS)
 
 EVALUATIONS = [f"{RESULTS}/evaluation/{point}.json" for point in ALL_POINTS]
 
-# A page needs few examples: of the first and the last codec, at the last split and a middle λ.
+# A page needs few examples of text: of the first and the last codec, at the last split and a middle λ.
 EXAMPLES = {
     name: [
         (settings.splits[-1], f"{codec}/{variants(codec)[len(variants(codec)) // 2]}")
         for codec in dict.fromkeys([*TRANSFORMS[:1], *TRANSFORMS[-1:]])
     ]
     for name, settings in MODELS.items()
+    if name in TEXT_MODELS
 }
 
 
@@ -60,6 +62,7 @@ rule figures:
     input:
         points=POINTS,
         references=REFERENCES,
+        pictures=PICTURES,
         bounds=BOUNDS,
     output:
         [
@@ -89,6 +92,7 @@ rule figures:
     params:
         args=lambda wildcards, input: flags(
             references=list(input.references),
+            pictures=list(input.pictures),
             bounds=list(input.bounds),
             out=f"{RESULTS}/figures",
         ),
@@ -163,6 +167,7 @@ rule report_page:
     input:
         points=POINTS,
         references=REFERENCES,
+        pictures=PICTURES,
         bounds=BOUNDS,
         codec=CODEC_JSON,
         evaluation=EVALUATIONS,
@@ -182,6 +187,7 @@ rule report_page:
         args=lambda wildcards, input: flags(
             figure=list(input.figures),
             references=list(input.references),
+            pictures=list(input.pictures),
             bounds=list(input.bounds),
             codec=list(input.codec),
             evaluation=list(input.evaluation),

@@ -132,12 +132,14 @@ class Activations:
         ]
 
     @property
-    def first_is_sink(self) -> bool:
-        """Whether each sequence begins with a massive activation, as text does and images do not.
+    def of_pictures(self) -> bool:
+        """Whether a sequence is a picture: such a store says how feature maps were cut."""
+        return "patch" in self.metadata
 
-        A store of images says how their feature maps were cut.
-        """
-        return "patch" not in self.metadata
+    @property
+    def first_is_sink(self) -> bool:
+        """Whether each sequence begins with a massive activation, as text does, unlike pictures."""
+        return not self.of_pictures
 
     @property
     def tokens(self) -> int:

@@ -32,6 +32,7 @@ class Figure(StrEnum):
 
 
 NoFiles = Annotated[list[Path], typer.Option(help="of models that read text")]
+Pictures = Annotated[list[Path], typer.Option(help="of image models, made by pictures")]
 
 
 @app.command()
@@ -59,12 +60,13 @@ def figures(
     bounds: Files,
     out: Annotated[Path, typer.Option(help="directory")],
     references: NoFiles = [],  # noqa: B006
+    pictures: Pictures = [],  # noqa: B006
 ) -> None:
     """Draw every figure of an experiment as SVG and PNG."""
     from splitcodec.report.bounds_figure import draw_bounds
     from splitcodec.report.figures import draw
 
-    draw(points, references, bounds, out)
+    draw(points, references, bounds, out, pictures)
     draw_bounds(points, bounds, out)
 
 
@@ -80,11 +82,13 @@ def report(
         list[Path], typer.Option(help="evaluation files, for intervals of BD-rates")
     ] = [],  # noqa: B006
     example: Annotated[list[Path], typer.Option(help="made by examples")] = [],  # noqa: B006
+    pictures: Pictures = [],  # noqa: B006
 ) -> None:
     """Write the self-contained report page."""
     from splitcodec.report.page import Material, write_report
 
-    write_report(points, Material(figure, references, bounds, codec, evaluation, example), out)
+    material = Material(figure, references, bounds, codec, evaluation, example, pictures)
+    write_report(points, material, out)
 
 
 @app.command()
@@ -124,8 +128,9 @@ def figure(
     model: Annotated[str | None, typer.Option(help="needed where there are several")] = None,
     split: Annotated[int | None, typer.Option(help="for rd, where there are several")] = None,
     metric: Annotated[
-        str, typer.Option(help="for rd: perplexity, kl, top1_agreement, or a task's accuracy")
-    ] = "perplexity",
+        str | None,
+        typer.Option(help="for rd: perplexity, kl, top1_agreement, feature_error, or an accuracy"),
+    ] = None,
     width: Annotated[
         float, typer.Option(min=2, max=20, help="inches; a column of two is about 3.4")
     ] = 5.5,

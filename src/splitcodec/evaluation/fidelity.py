@@ -181,6 +181,7 @@ def _row(
 ) -> dict[str, Any]:
     tokens, header, meaning = activations.tokens, decoder.header, decoder.meaning
     compressed = header.coder in ("deflate", "zstd")
+    pictures = len(activations) if activations.of_pictures else None
     return {
         **{key: getattr(header, key) for key in ("model", "split", "coder")},
         "codec": meaning["name"],
@@ -191,6 +192,7 @@ def _row(
         "bits_per_token_estimated": None if compressed else bits / tokens,
         "bits_per_token_payload": 8 * decoder.container.payload_bytes / tokens,
         "bits_per_token_file": 8 * decoder.size / tokens,
+        "bits_per_picture": 8 * decoder.size / pictures if pictures else None,
         **measure.summary(total.table(), resamples),
         "codec_hash": meaning["hash"],
         "data_hash": header.data_hash,

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from scipy.stats import pearsonr, spearmanr
 
 from splitcodec.files import read_json
-from splitcodec.report.curves import Curve, curves_of, rate_at
+from splitcodec.report.curves import Curve, curves_of, rate_at_level
 from splitcodec.report.figures import INCREASE
 from splitcodec.report.style import FAINT, INK, PARAMETERS, WIDTH, new_figure, save
 from splitcodec.report.table import read_points
+from splitcodec.report.terms import terms_of
 
 CODEC = "klt"
 """The codec whose rate is compared: a closed form, the same at every split."""
@@ -58,16 +59,16 @@ def _fisher(coefficient: float, error: float) -> tuple[float, float]:
 def statistics_by_split(
     points: pd.DataFrame, model: str, bounds: list[dict[str, Any]]
 ) -> pd.DataFrame:
-    """A row a split: the rate at +5 % perplexity, and each bound; gaps where one is missing."""
+    """A row a split: the rate at a loss of `INCREASE`, and each bound; gaps where none is known."""
     curves = {c.split: c for c in curves_of(points) if (c.model, c.name) == (model, CODEC)}
     return pd.DataFrame([_row(item, curves.get(item["split"])) for item in bounds])
 
 
 def _row(bound: dict[str, Any], curve: Curve | None) -> dict[str, Any]:
-    rate = None
-    if curve is not None:
-        quality = curve.points["cross_entropy_uncoded"].iloc[0] + math.log1p(INCREASE)
-        rate = rate_at(curve, quality)
+    rate = None if curve is None else rate_at_level(curve, INCREASE)
+    covariance = bound["covariance"]["representation_bits_per_token"]
+    if curve is not None and covariance is not None:
+        covariance *= curve.tokens_a_unit
     norms = [
         row["lipschitz"]["spectral_norm"]
         for row in bound["covariance"]["codecs"]
@@ -76,7 +77,7 @@ def _row(bound: dict[str, Any], curve: Curve | None) -> dict[str, Any]:
     return {
         "split": bound["split"],
         "rate": rate,
-        "covariance bound": bound["covariance"]["representation_bits_per_token"],
+        "covariance bound": covariance,
         "Rademacher complexity": bound["rademacher"]["value"],
         "spectral norm": float(np.median(norms)) if norms else None,
     }
@@ -95,8 +96,10 @@ def draw_bounds(points: Path, bounds: list[Path], directory: Path) -> list[Path]
 def bounds_by_rate(
     points: pd.DataFrame, model: str, bounds: list[dict[str, Any]], width: float = WIDTH
 ) -> Figure:
-    """Each bound against the rate at +5 % perplexity, a point a split, with both correlations."""
+    """Each bound against the rate at +5 % perplexity, or 0.05 nats of divergence of image models,
+    a point a split, with both correlations."""
     table = statistics_by_split(points, model, bounds)
+    terms = terms_of(points[points["model"] == model])
     names = [name for name in table if name not in ("split", "rate")]
     with mpl.rc_context(PARAMETERS):
         figure, panels = new_figure(2.5, len(names), width, sharey=True)
@@ -109,7 +112,7 @@ def bounds_by_rate(
             axes.set(xlabel=name)
             axes.margins(0.15)
             axes.set_title(_say(correlation(rows[name], rows["rate"])), fontsize=7)
-        panels[0].set_ylabel(f"{CODEC}: bits per token at +{100 * INCREASE:.0f} %")
+        panels[0].set_ylabel(f"{CODEC}: bits per {terms.unit}\nat {terms.level(INCREASE)}")
     return figure
 
 

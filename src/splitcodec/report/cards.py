@@ -12,6 +12,7 @@ import pandas as pd
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_json, write_text
 from splitcodec.report.table import perplexity_increase, read_points
+from splitcodec.report.terms import PICTURES, terms_of
 
 _SHOWN = {
     "lambda": "λ",
@@ -23,11 +24,39 @@ _SHOWN = {
     "encode_ms_per_token": "encode, ms/token",
     "decode_ms_per_token": "decode, ms/token",
 }
+_SHOWN_OF_PICTURES = {
+    "lambda": "λ",
+    "bits_per_picture": "bits/picture",
+    "kl": "KL, nats",
+    "top1_agreement": "top-1",
+    "accuracy": "accuracy",
+    "feature_error": "square error",
+    "encode_ms_per_token": "encode, ms/token",
+    "decode_ms_per_token": "decode, ms/token",
+}
 _MODES = {
     "frozen": "the codec alone; the model is unchanged",
     "back": "the codec and the blocks after the split",
     "end-to-end": "the codec and the whole model",
 }
+_LOAD_TEXT = """from transformers import AutoModelForCausalLM
+from splitcodec import with_codec
+
+model = AutoModelForCausalLM.from_pretrained("data/models/{model}")
+coded = with_codec(model, "{directory}")
+streams, lengths = coded.send(input_ids)
+logits = coded.receive(streams, lengths)"""
+_LOAD_PICTURES = """import torch
+from pathlib import Path
+from splitcodec.codecs.registry import load_codec
+from splitcodec.splitting.loading import load_split_model
+
+model = load_split_model(Path("data/models/{model}"))
+codec, _ = load_codec(Path("{directory}"))
+representation = model.front(pixels, {split})
+lengths = torch.full([len(pixels)], representation.shape[1])
+streams = codec.compress(representation, lengths)
+outputs = model.back(codec.decompress(streams, lengths), {split})"""
 
 
 def write_cards(points: Path, codecs: list[Path], directory: Path) -> list[Path]:
@@ -71,6 +100,7 @@ def card_of(path: Path, table: pd.DataFrame) -> dict[str, Any]:
             "data_hash": row["data_hash"],
         },
         "uncoded_cross_entropy": float(row["cross_entropy_uncoded"]),
+        "rates_by": terms_of(curve).unit,
         "points": [_point(line) for line in curve.sort_values("lambda").to_dict("records")],
         "hardware": row["hardware"],
         "versions": codec["versions"],
@@ -78,7 +108,8 @@ def card_of(path: Path, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _point(row: dict[str, Any]) -> dict[str, Any]:
-    values = {name: None if pd.isna(row[name]) else float(row[name]) for name in _SHOWN}
+    names = _SHOWN_OF_PICTURES if pd.notna(row["bits_per_picture"]) else _SHOWN
+    values = {name: None if pd.isna(row[name]) else float(row[name]) for name in names}
     return values | {"hash": row["codec_hash"]}
 
 
@@ -88,6 +119,9 @@ def markdown(card: dict[str, Any]) -> str:
     weight = "" if card["lambda"] is None else f", λ = {card['lambda']:g} nats a bit"
     learned = _MODES[card["mode"].removesuffix("-adapters")]
     adapters = ", by low-rank adapters" if card["mode"].endswith("-adapters") else ""
+    pictures = card["rates_by"] == PICTURES.unit
+    load = _LOAD_PICTURES if pictures else _LOAD_TEXT
+    load = load.format(directory=card["directory"], **codes)
     settings = ", ".join(f"`{k}: {v}`" for k, v in card["hyperparameters"].items()) or "none"
     return f"""# {card["name"]}{weight}
 
@@ -110,28 +144,24 @@ Times were measured on {card["hardware"]}.
 ## Limits
 
 - For these weights of this model at this split alone; other weights are refused by their hash.
-- The quality is that on the text named above; on other text rate and loss differ.
+- The quality is that on the data named above; on other data rate and loss differ.
 - The streams carry a checksum of their symbols: a damaged one gives an error, not other numbers.
-- Who has the codec and the back can read the text: coding is no encryption.
+- Who has the codec and the back can read what was sent: coding is no encryption.
 
 ## Load it
 
 ```python
-from transformers import AutoModelForCausalLM
-from splitcodec import with_codec
-
-model = AutoModelForCausalLM.from_pretrained("data/models/{codes["model"]}")
-coded = with_codec(model, "{card["directory"]}")
-streams, lengths = coded.send(input_ids)
-logits = coded.receive(streams, lengths)
+{load}
 ```
 """
 
 
 def _table(card: dict[str, Any]) -> str:
-    lines = ["| " + " | ".join(_SHOWN.values()) + " |", "|" + " ---: |" * len(_SHOWN)]
+    shown = _SHOWN_OF_PICTURES if card["rates_by"] == PICTURES.unit else _SHOWN
+    shown = {n: said for n, said in shown.items() if any(p[n] is not None for p in card["points"])}
+    lines = ["| " + " | ".join(shown.values()) + " |", "|" + " ---: |" * len(shown)]
     for point in card["points"]:
-        cells = ["–" if point[name] is None else f"{point[name]:,.4g}" for name in _SHOWN]
+        cells = ["–" if point[name] is None else f"{point[name]:,.4g}" for name in shown]
         own = point["hash"] == card["hash"]
         lines.append("| " + " | ".join(f"**{cell}**" if own else cell for cell in cells) + " |")
     return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""Rate-distortion curves and what is read off them: BD-rate, and rate ratios at equal perplexity.
+"""Rate-distortion curves and what is read off them: BD-rate, and rate ratios at equal quality.
 
 A curve is all points of one codec at one split: a learned codec over λ (`klt`), or the quantisers
-of one lossless coder over their bits (`int + zstd`). Rates are file bits per token; quality is
-minus the cross-entropy in nats, so equal cross-entropy means equal perplexity. Interpolation is of
+of one lossless coder over their bits (`int + zstd`). Rates are file bits per token, or per picture
+(`terms`); quality is minus the cross-entropy in nats, so equal cross-entropy means equal perplexity
+or, of image models, equal divergence. Interpolation is of
 the logarithm of the rate against the cross-entropy, as in Bjøntegaard 2001 (VCEG-M33), and never
 leaves the measured range. Curves of several seeds are averaged for each λ first.
 """
@@ -17,6 +18,7 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from splitcodec.codecs.catalogue import CODERS, is_baseline
+from splitcodec.report.terms import TEXT, Terms, terms_of
 
 ANCHOR = "int + zstd"
 """The curve that the others are compared with."""
@@ -39,6 +41,32 @@ class Curve:
     points: pd.DataFrame
 
     @cached_property
+    def terms(self) -> Terms:
+        """In what its rates and losses are told."""
+        return terms_of(self.points)
+
+    @property
+    def rate(self) -> str:
+        """The column of its rates."""
+        return self.terms.rate
+
+    @property
+    def uncoded(self) -> float:
+        """Cross-entropy of the uncoded model in nats."""
+        return float(self.points["cross_entropy_uncoded"].iloc[0])
+
+    @property
+    def tokens_a_unit(self) -> float:
+        """Tokens in what rates are told by: 1, or those of a picture at this split."""
+        first = self.points.iloc[0]
+        return float(first[self.rate] / first["bits_per_token_file"])
+
+    @property
+    def tokens_a_prediction(self) -> float:
+        """Tokens that share a prediction's divergence: all of a picture's if it is classified."""
+        return self.tokens_a_unit if self.points["feature_error"].isna().all() else 1.0
+
+    @cached_property
     def mean(self) -> pd.DataFrame:
         """One row a (codec, λ), averaged over seeds, in order of rate.
 
@@ -47,7 +75,7 @@ class Curve:
         """
         groups = self.points.groupby(["codec", "lambda"], dropna=False, as_index=False)
         means = groups.mean(numeric_only=True)
-        means = means.sort_values(["bits_per_token_file", "cross_entropy"], ignore_index=True)
+        means = means.sort_values([self.rate, "cross_entropy"], ignore_index=True)
         best_before = means["cross_entropy"].cummin().shift(fill_value=math.inf)
         return means.assign(optimal=means["cross_entropy"] < best_before)
 
@@ -64,7 +92,7 @@ class Curve:
     @cached_property
     def _log_rate(self) -> PchipInterpolator:
         front = self.front.iloc[::-1]
-        return PchipInterpolator(front["cross_entropy"], np.log(front["bits_per_token_file"]))
+        return PchipInterpolator(front["cross_entropy"], np.log(front[self.rate]))
 
 
 @dataclass(frozen=True)
@@ -106,10 +134,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Headline:
-    """A codec's rate against int4 in groups of 32 with Zstandard, at that point's perplexity.
+    """A codec's rate against int4 in groups of 32 with Zstandard, at that point's quality.
 
     `at_divergence`: the same ratio at that point's divergence, which few documents tell more
-    sharply than their perplexity; None where the codec was not measured on both sides of it.
+    sharply than their perplexity; None for image models, and where the codec was not measured on both sides of it.
     """
 
     model: str
@@ -118,7 +146,8 @@ class Headline:
     ratio: float
     rate: float
     anchor_rate: float
-    perplexity: float
+    terms: Terms
+    quality: float
     at_divergence: float | None
 
     @property
@@ -129,11 +158,12 @@ class Headline:
     @property
     def sentence(self) -> str:
         """The comparison in words, for people."""
+        terms = self.terms
         divergence = f", {self.at_divergence:.2f} at equal divergence" if self.at_divergence else ""
         return (
             f"{self.model}, split {self.split}: {self.name} needs {self.ratio:.2f} of the bits of "
-            f"int4-groups-of-32 + Zstandard at equal perplexity ({self.rate:,.0f} against "
-            f"{self.anchor_rate:,.0f} bits per token at perplexity {self.perplexity:.2f})"
+            f"int4-groups-of-32 + Zstandard at equal {terms.quality} ({self.rate:,.0f} against "
+            f"{self.anchor_rate:,.0f} bits per {terms.unit} at {terms.said(self.quality)})"
             f"{divergence}"
         )
 
@@ -169,9 +199,9 @@ def bd_rate(anchor: Curve, test: Curve) -> BdRate | None:
     if min(len(anchor.front), len(test.front)) < MINIMUM_POINTS or low >= high:
         return None
     percent = bjontegaard.bd_rate(
-        anchor.front["bits_per_token_file"],
+        anchor.front[anchor.rate],
         -anchor.front["cross_entropy"],
-        test.front["bits_per_token_file"],
+        test.front[test.rate],
         -test.front["cross_entropy"],
         method="akima",
         require_matching_points=False,
@@ -182,7 +212,7 @@ def bd_rate(anchor: Curve, test: Curve) -> BdRate | None:
 
 
 def rate_at(curve: Curve, cross_entropy: float) -> float | None:
-    """File bits per token of `curve` at `cross_entropy` nats, by monotone interpolation (PCHIP).
+    """File rate of `curve` at `cross_entropy` nats, by monotone interpolation (PCHIP).
 
     None outside the measured range.
     """
@@ -193,19 +223,26 @@ def rate_at(curve: Curve, cross_entropy: float) -> float | None:
 
 
 def rate_at_divergence(curve: Curve, kl: float) -> float | None:
-    """File bits per token of `curve` at a divergence in nats, by interpolation of logarithms.
+    """File rate of `curve` at a divergence in nats, by interpolation of logarithms.
 
     None outside the measured range.
     """
     points = curve.mean[curve.mean["kl"] > 0].drop_duplicates("kl").sort_values("kl")
     if len(points) < 2 or not points["kl"].iloc[0] <= kl <= points["kl"].iloc[-1]:
         return None
-    log_rate = PchipInterpolator(np.log(points["kl"]), np.log(points["bits_per_token_file"]))
+    log_rate = PchipInterpolator(np.log(points["kl"]), np.log(points[curve.rate]))
     return math.exp(float(log_rate(math.log(kl))))
 
 
+def rate_at_level(curve: Curve, level: float) -> float | None:
+    """File rate where the quality is worse than the uncoded model's by `level` (`Terms.nats`)."""
+    if curve.terms is TEXT:
+        return rate_at(curve, curve.uncoded + curve.terms.nats(level))
+    return rate_at_divergence(curve, level)
+
+
 def rate_ratio(test: Curve, anchor: Curve) -> RateRatio | None:
-    """Rate of `test` over `anchor` at equal perplexity; None where their ranges do not meet."""
+    """Rate of `test` over `anchor` at equal quality; None where their ranges do not meet."""
     low, high = _common(anchor, test)
     if low > high:
         return None
@@ -214,9 +251,9 @@ def rate_ratio(test: Curve, anchor: Curve) -> RateRatio | None:
     qualities = np.union1d(inside, np.linspace(low, high, _GRID))
     ratios = _rates(test, qualities) / _rates(anchor, qualities)
     at_points = {
-        row.codec: rate / row.bits_per_token_file
-        for row in anchor.mean.itertuples()
-        if (rate := rate_at(test, row.cross_entropy)) is not None
+        row["codec"]: rate / row[anchor.rate]
+        for row in anchor.mean.to_dict("records")
+        if (rate := rate_at(test, row["cross_entropy"])) is not None
     }
     smallest = int(np.argmin(ratios))
     return RateRatio(float(ratios[smallest]), float(qualities[smallest]), at_points)
@@ -245,19 +282,30 @@ def headlines(points: pd.DataFrame) -> list[Headline]:
         (anchor.model, anchor.split): row
         for anchor in curves
         if anchor.name == ANCHOR
-        for row in anchor.mean[anchor.mean["codec"] == ANCHOR_POINT].itertuples()
+        for row in anchor.mean[anchor.mean["codec"] == ANCHOR_POINT].to_dict("records")
     }
     found = []
     for curve in curves:
         row = rows.get((curve.model, curve.split))
         if row is None or curve.name in _BASELINES:
             continue
-        if (rate := rate_at(curve, row.cross_entropy)) is not None:
-            anchor_rate = row.bits_per_token_file
-            numbers = (rate / anchor_rate, rate, anchor_rate, math.exp(row.cross_entropy))
-            alike = rate_at_divergence(curve, row.kl)
-            numbers = (*numbers, alike and alike / anchor_rate)
-            found.append(Headline(curve.model, curve.split, curve.name, *numbers))
+        text = curve.terms is TEXT
+        alike = rate_at_divergence(curve, row["kl"])
+        rate = rate_at(curve, row["cross_entropy"]) if text else alike
+        if rate is not None:
+            anchor_rate = row[curve.rate]
+            place = (curve.model, curve.split, curve.name)
+            numbers = (rate / anchor_rate, rate, anchor_rate)
+            quality = curve.terms.value(row["cross_entropy"], curve.uncoded)
+            found.append(
+                Headline(
+                    *place,
+                    *numbers,
+                    curve.terms,
+                    quality,
+                    alike / anchor_rate if text and alike else None,
+                )
+            )
     return sorted(found, key=lambda headline: headline.ratio)
 
 
@@ -268,5 +316,5 @@ def _common(one: Curve, other: Curve) -> tuple[float, float]:
 
 def _rates(curve: Curve, cross_entropies: np.ndarray) -> np.ndarray:
     if len(curve.front) == 1:  # only ever asked at its own point
-        return np.full(len(cross_entropies), curve.front["bits_per_token_file"].iloc[0])
+        return np.full(len(cross_entropies), curve.front[curve.rate].iloc[0])
     return np.exp(curve._log_rate(cross_entropies))

@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from splitcodec.files import read_json
-from splitcodec.report.curves import Curve, curve_name, curves_of, name_order, rate_at
+from splitcodec.report.curves import Curve, curve_name, curves_of, name_order, rate_at_level
+from splitcodec.report.pictures import read_pictures
 from splitcodec.report.rd_figure import rd_curve
 from splitcodec.report.style import (
     FAINT,
@@ -21,18 +23,26 @@ from splitcodec.report.style import (
     PAPER,
     PARAMETERS,
     WIDTH,
+    Style,
     new_figure,
     plain_logarithm,
     save,
     styles_of,
 )
 from splitcodec.report.table import read_points
+from splitcodec.report.terms import terms_of
 
 INCREASE = 0.05
-"""Relative increase of perplexity at which splits are compared."""
+"""Loss at which splits are compared: a share of perplexity, or nats of divergence (`terms`)."""
 
 
-def draw(points: Path, references: list[Path], bounds: list[Path], directory: Path) -> list[Path]:
+def draw(
+    points: Path,
+    references: list[Path],
+    bounds: list[Path],
+    directory: Path,
+    pictures: list[Path] | None = None,
+) -> list[Path]:
     """Draw every figure of an experiment into `directory`; returns the SVG and PNG files.
 
     Makes `rd-<model>-split<k>` for each model and split, and `rate-by-split-<model>` and
@@ -41,13 +51,14 @@ def draw(points: Path, references: list[Path], bounds: list[Path], directory: Pa
     table = read_points(points)
     lines = {item["model"]: item for item in map(read_json, references)}
     limits = [read_json(path) for path in bounds]
-    paths = []
+    rivals, paths = read_pictures(pictures or []), []
     for model, rows in table.groupby("model"):
         for split in sorted(rows["split"].unique()):
-            figure = rd_curve(table, model, split, lines.get(model))
+            figure = rd_curve(table, model, split, lines.get(model), pictures=rivals.get(model, []))
             paths += save(figure, directory / f"rd-{model}-split{split}")
         mine = [item for item in limits if item["model"] == model]
-        figure = rate_by_split(table, model, mine, lines.get(model))
+        own = (mine, lines.get(model), rivals.get(model, []))
+        figure = rate_by_split(table, model, *own)
         paths += save(figure, directory / f"rate-by-split-{model}")
         paths += save(time_per_token(table, model), directory / f"time-{model}")
     return paths
@@ -58,17 +69,20 @@ def rate_by_split(
     model: str,
     bounds: list[dict[str, Any]],
     references: dict[str, Any] | None = None,
+    pictures: Sequence[Curve] = (),
     width: float = WIDTH,
 ) -> Figure:
-    """File bits per token at +5 % perplexity for each split, interpolated along each curve.
+    """File rate at +5 % perplexity for each split, interpolated along each curve; of image models
+    by picture, at a divergence of 0.05 nats, with lines for what `pictures` sent as files cost.
 
     Hollow markers are the Gaussian bound from the covariance, for the codec's own latents at the
-    same perplexity and, in grey, for the representation itself. `bounds` are the bounds files of
+    same quality and, in grey, for the representation itself. `bounds` are the bounds files of
     this model.
     """
     styles = styles_of(points)
     curves = [curve for curve in curves_of(points) if curve.model == model]
     names = sorted({curve.name for curve in curves}, key=name_order)
+    terms, scales = curves[0].terms, {curve.split: curve.tokens_a_unit for curve in curves}
     with mpl.rc_context(PARAMETERS):
         figure, axes = new_figure(3.4, width=width)
         for name in names:
@@ -83,6 +97,7 @@ def rate_by_split(
             bits = limit["covariance"]["representation_bits_per_token"]
             if bits is None:  # too few tokens for a bound
                 continue
+            bits *= scales.get(limit["split"], math.nan)
             axes.plot(limit["split"], bits, "_", color=FAINT, markersize=22, markeredgewidth=1.4)
         if bounds:
             look = {"color": FAINT, "markersize": 9, "markeredgewidth": 1.4}
@@ -92,8 +107,10 @@ def rate_by_split(
             axes.axhline(
                 bits, color=INK, linewidth=0.8, linestyle=":", label=f"token ids ({bits:.1f})"
             )
-        axes.set_title(f"{model}, at perplexity +{100 * INCREASE:.0f} %", loc="left")
-        axes.set(xlabel="split (blocks before it)", ylabel="bits per token (file)")
+        for curve in pictures:
+            _draw_rival(axes, curve, styles[curve.name])
+        axes.set_title(f"{model}, at {terms.level(INCREASE)}", loc="left")
+        axes.set(xlabel="split (blocks before it)", ylabel=f"bits per {terms.unit} (file)")
         axes.set_xticks(sorted({curve.split for curve in curves}))
         axes.margins(x=0.15)
         axes.set_ylim(bottom=0)
@@ -101,7 +118,7 @@ def rate_by_split(
         if axes.lines:
             figure.legend(loc="outside lower center", ncols=3)
         else:
-            text = "no curve was measured on both sides of this perplexity"
+            text = f"no curve was measured on both sides of this {terms.quality}"
             axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=FAINT)
     return figure
 
@@ -109,25 +126,31 @@ def rate_by_split(
 def _draw_by_split(axes: Axes, curves: list[Curve], **look: Any) -> None:
     rates = {}
     for curve in (curve for curve in curves if len(curve.points)):
-        quality = curve.points["cross_entropy_uncoded"].iloc[0] + math.log1p(INCREASE)
-        rates[curve.split] = rate_at(curve, quality)
+        rates[curve.split] = rate_at_level(curve, INCREASE)
     known = {split: rate for split, rate in rates.items() if rate is not None}
     if known:
         axes.plot(list(known), list(known.values()), **look)
 
 
+def _draw_rival(axes: Axes, curve: Curve, style: Style) -> None:
+    """What a picture costs as a file that is just good enough."""
+    if bits := rate_at_level(curve, INCREASE):
+        label = f"{curve.name} ({bits:,.0f})"
+        axes.axhline(bits, color=style.colour, linewidth=1, linestyle=style.line, label=label)
+
+
 def _bounded(curve: Curve, bounds: list[dict[str, Any]]) -> Curve:
     """`curve` with the covariance bound of each point in place of its rate."""
     rows = [
-        row | {"bits_per_token_file": row["bits_per_token"]}
+        row | {curve.rate: row["bits_per_token"] * curve.tokens_a_unit}
         for limit in bounds
         if limit["split"] == curve.split
         for row in limit["covariance"]["codecs"]
         if row["bits_per_token"] is not None
     ]
-    columns = ["codec", "lambda", "seed", "bits_per_token_file"]
+    columns = ["codec", "lambda", "seed", curve.rate]
     limits = pd.DataFrame(rows, columns=columns).astype({"lambda": float, "seed": "Int64"})
-    points = curve.points.drop(columns="bits_per_token_file").merge(limits, on=columns[:3])
+    points = curve.points.drop(columns=curve.rate).merge(limits, on=columns[:3])
     return Curve(curve.model, curve.split, curve.name, points)
 
 
@@ -140,7 +163,7 @@ _CLOCKS = {
 
 
 def time_per_token(points: pd.DataFrame, model: str, width: float = WIDTH) -> Figure:
-    """Milliseconds a token of each codec, median over its points and splits, on one machine.
+    """Milliseconds a token, or picture, of each codec: median over its points and splits.
 
     Filled triangles: encoding and decoding. Below them the same two added, parted into transforms
     and networks on the one hand and the lossless coder on the other. Markers, not stacked bars,
@@ -148,6 +171,8 @@ def time_per_token(points: pd.DataFrame, model: str, width: float = WIDTH) -> Fi
     """
     styles = styles_of(points)
     rows = points[points["model"] == model]
+    terms = terms_of(rows)
+    tokens = rows[terms.rate] / rows["bits_per_token_file"]
     curves = [curve_name(*pair) for pair in zip(rows["codec"], rows["coder"], strict=True)]
     names = sorted(set(curves), key=name_order, reverse=True)
     with mpl.rc_context(PARAMETERS):
@@ -155,13 +180,13 @@ def time_per_token(points: pd.DataFrame, model: str, width: float = WIDTH) -> Fi
         for place, name in enumerate(names):
             mine = rows[[curve == name for curve in curves]]
             for column, (_, marker, shift) in _CLOCKS.items():
-                times, y = mine[column], place + shift
+                times, y = mine[column] * tokens[mine.index], place + shift
                 look = _clock_look(marker, styles[name].colour)
                 axes.plot([times.min(), times.max()], [y, y], color=look["color"], linewidth=0.8)
                 axes.plot(times.median(), y, **look)
         for label, marker, _ in _CLOCKS.values():
             axes.plot([], [], **_clock_look(marker, INK), label=label)
-        axes.set(xscale="log", xlabel="ms per token", ylim=(-0.5, len(names) - 0.5))
+        axes.set(xscale="log", xlabel=f"ms per {terms.unit}", ylim=(-0.5, len(names) - 0.5))
         axes.set_yticks(range(len(names)), names)
         axes.set_title(f"{model}: {rows['hardware'].iloc[0]}", loc="left")
         plain_logarithm(axes)

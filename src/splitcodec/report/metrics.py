@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from splitcodec.errors import SettingsError
+from splitcodec.report.terms import TEXT, terms_of
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,30 @@ AGREEMENT = Metric(
     higher_is_better=True,
     edge=0.5,
 )
+PICTURE_KL = replace(KL, label="KL divergence, nats per picture")
+# An encoder's divergence is half the relative square error of its features.
+FEATURE_ERROR = replace(
+    KL,
+    name="feature_error",
+    label="relative square error of features",
+    function=lambda nats: 2 * np.asarray(nats),
+)
 
 
 def metrics_of(points: pd.DataFrame) -> list[Metric]:
-    """The metrics that a table of points has: the three of every run, then accuracies of tasks."""
+    """What one model's quality is measured by, the most telling first, accuracies last."""
+    if terms_of(points) is TEXT:
+        first = [PERPLEXITY, KL, AGREEMENT]
+    elif points["feature_error"].notna().any():
+        first = [FEATURE_ERROR]
+    else:
+        first = [PICTURE_KL, AGREEMENT]
     accuracies = [name for name in points if "accuracy" in name and points[name].notna().any()]
     ends = {
         name: [end if (end := f"{name}_{side}") in points else None for side in ("low", "high")]
         for name in accuracies
     }
-    return [PERPLEXITY, KL, AGREEMENT] + [
+    return first + [
         Metric(
             name,
             name.replace("_", " "),
@@ -104,9 +119,11 @@ def metrics_of(points: pd.DataFrame) -> list[Metric]:
     ]
 
 
-def metric_named(points: pd.DataFrame, name: str) -> Metric:
-    """One of `metrics_of`; raises SettingsError that lists them."""
+def metric_named(points: pd.DataFrame, name: str | None) -> Metric:
+    """One of `metrics_of`, or their first; raises SettingsError that lists them."""
     known = {metric.name: metric for metric in metrics_of(points)}
+    if name is None:
+        return next(iter(known.values()))
     if name not in known:
         raise SettingsError(f"no metric {name!r}; there are {', '.join(known)}")
     return known[name]

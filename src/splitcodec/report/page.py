@@ -18,14 +18,16 @@ from markupsafe import Markup
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_text
-from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, compare, curves_of, headlines
+from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, Curve, compare, curves_of, headlines
 from splitcodec.report.figures import INCREASE
 from splitcodec.report.matrix import matrices, read_documents
 from splitcodec.report.page_data import example_name, page_data, point_name
 from splitcodec.report.phases import phases
+from splitcodec.report.pictures import read_pictures, rivalries
 from splitcodec.report.possible import gaps, timings
 from splitcodec.report.style import FAINT, INK, PAPER
-from splitcodec.report.table import COLUMNS, perplexity_increase, read_points
+from splitcodec.report.table import COLUMNS, IMAGES, perplexity_increase, read_points
+from splitcodec.report.terms import PICTURES, TEXT, all_terms, terms_of
 
 KINDS = ("rd", "rate-by-split", "bounds", "time")
 """The kinds of figures, as their files' names begin; the page draws the first two itself."""
@@ -59,6 +61,7 @@ POINT_COLUMNS = (
     Shown("bits_per_token_estimated", "estimated", "bits/token", _decimals(1)),
     Shown("bits_per_token_payload", "payload", "bits/token", _decimals(1)),
     Shown("bits_per_token_file", "file", "bits/token", _decimals(1)),
+    Shown("bits_per_picture", "file", "bits/picture", _decimals(0)),
     Shown("perplexity", "perplexity", "", _decimals(2)),
     Shown("increase", "increase", "%", "{:+,.2f}".format),
     Shown("cross_entropy", "cross-entropy", "nats", _decimals(4)),
@@ -68,12 +71,16 @@ POINT_COLUMNS = (
     Shown("kl_low", "low", "nats", _decimals(4)),
     Shown("kl_high", "high", "nats", _decimals(4)),
     Shown("top1_agreement", "top-1", "share", _decimals(3)),
+    Shown("accuracy", "accuracy", "share", _decimals(3)),
+    Shown("feature_error", "square error", "of features", _decimals(4)),
     Shown("encode_ms_per_token", "encode", "ms/token", _significant),
     Shown("decode_ms_per_token", "decode", "ms/token", _significant),
     Shown("network_ms_per_token", "network", "ms/token", _significant),
     Shown("coder_ms_per_token", "lossless coder", "ms/token", _significant),
     Shown("train_seconds", "fitting", "s", _decimals(1)),
 )
+_OF_TEXT = ("perplexity", "increase", "cross_entropy", "cross_entropy_low", "cross_entropy_high")
+"""Columns that say nothing of pictures, whose classes are seldom known."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Material:
     `figures` are what `figures.draw` and `draw_bounds` returned (those that are no SVG, or that the
     page draws itself, are passed over); `codecs` are codec.json files, for hashes and package
     versions; `evaluations` give intervals of BD-rates where they have sums by document; `examples`
-    are what the verb of that name wrote.
+    and `pictures` are what the verbs of these names wrote.
     """
 
     figures: list[Path]
@@ -92,11 +99,13 @@ class Material:
     codecs: list[Path]
     evaluations: list[Path] = field(default_factory=list)
     examples: list[Path] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
 
 
 def write_report(points: Path, material: Material, html: Path) -> None:
     """Write the page to `html`; the same files give the same bytes."""
     table = read_points(points)
+    pictures, shown = read_pictures(material.pictures), _shown(table)
     references, bounds, codecs, examples = (
         [read_json(path) for path in paths]
         for paths in (material.references, material.bounds, material.codecs, material.examples)
@@ -116,20 +125,22 @@ def write_report(points: Path, material: Material, html: Path) -> None:
     page = environment.get_template("page.html.j2").render(
         experiment=table["experiment"].iloc[0],
         source=source,
-        data=page_data(table, references, bounds, examples),
+        data=page_data(table, references, bounds, examples, pictures),
+        **_words(table),
         places=_places(table),
-        models=list(dict.fromkeys(table["model"])),
+        models=[{"name": model, "terms": terms_of(rows)} for model, rows in table.groupby("model")],
+        pictures=[curve for curves in pictures.values() for curve in curves],
+        rivals=rivalries(table, pictures, INCREASE),
         headlines=headlines(table),
         comparisons=compare(table),
         matrices=matrices(table, read_documents(material.evaluations)),
         gaps=gaps(table, bounds),
         timings=timings(table, INCREASE),
-        increase=INCREASE,
         anchor=ANCHOR,
         anchor_point=ANCHOR_POINT,
         figures=_inline([path for path in material.figures if path.suffix == ".svg"]),
-        shown=POINT_COLUMNS,
-        rows=_cells(table),
+        shown=shown,
+        rows=_cells(table, shown),
         columns=COLUMNS,
         references=references,
         bounds=bounds,
@@ -138,11 +149,43 @@ def write_report(points: Path, material: Material, html: Path) -> None:
         provenance=_provenance(table, codecs),
         phases=phases(table, len(material.bounds)),
         exp=math.exp,
+        told=_told,
         infinite=math.isinf,
         example_name=example_name,
         point_name=point_name,
     )
     write_text(html, page)
+
+
+def _words(table: pd.DataFrame) -> dict[str, Any]:
+    """What the page's sentences call units, qualities and documents, by the kinds of models."""
+    kinds = all_terms(table)
+    text, images = TEXT in kinds, PICTURES in kinds
+    return {
+        "text": text,
+        "what": "a language model" if not images else "a model" if text else "an image model",
+        "unit": " or ".join(terms.unit for terms in kinds),
+        "quality": " or ".join(terms.quality for terms in kinds),
+        "level": " or ".join(terms.level(INCREASE) for terms in kinds),
+        "documents": "documents" if text else "pictures",
+    }
+
+
+def _told(curve: Curve, cross_entropy: float) -> str:
+    """The quality of a curve at a cross-entropy in nats."""
+    value = curve.terms.value(cross_entropy, curve.uncoded)
+    return f"{value:,.2f}" if curve.terms is TEXT else f"{value:.3g}"
+
+
+def _shown(table: pd.DataFrame) -> list[Shown]:
+    """The columns that say something of these models."""
+    text = TEXT in all_terms(table)
+    return [
+        column
+        for column in POINT_COLUMNS
+        if (text or column.name not in _OF_TEXT)
+        and (column.name not in IMAGES or table[column.name].notna().any())
+    ]
 
 
 def _places(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -160,13 +203,13 @@ def _bounded(bounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _cells(table: pd.DataFrame) -> list[list[tuple[Any, str]]]:
+def _cells(table: pd.DataFrame, shown: list[Shown]) -> list[list[tuple[Any, str]]]:
     """For each point, (value to sort by, text) of each shown column."""
     table = table.assign(increase=perplexity_increase(table))
     return [
         [
             ("", "") if pd.isna(value) else (value, column.write(value))
-            for column in POINT_COLUMNS
+            for column in shown
             for value in [row[column.name]]
         ]
         for row in table.to_dict("records")

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from splitcodec.codecs.catalogue import is_baseline
-from splitcodec.report.curves import Curve, curves_of, rate_at
+from splitcodec.report.curves import Curve, curves_of, rate_at_level
 from splitcodec.report.metrics import Metric, metrics_of
+from splitcodec.report.pictures import NAMES
+from splitcodec.report.possible import rate_distortion_band
 from splitcodec.report.style import Style, styles_of
-from splitcodec.report.table import perplexity_increase
+from splitcodec.report.terms import all_terms
 
-INCREASES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Relative increases of perplexity at which splits are compared."""
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Losses at which splits are compared: shares of perplexity, or nats of divergence."""
+PICTURES = set(NAMES.values())
 _TIMES = ("encode_ms_per_token", "decode_ms_per_token")
 
 
@@ -27,27 +29,33 @@ def page_data(
     references: list[dict[str, Any]],
     bounds: list[dict[str, Any]],
     examples: list[dict[str, Any]],
+    pictures: dict[str, list[Curve]],
 ) -> Markup:
-    """All of it as JSON that may stand in a <script> element."""
-    table = points.assign(increase=perplexity_increase(points))
-    styles, metrics = styles_of(points), metrics_of(points)
+    """All of it as JSON that may stand in a <script> element; `pictures` by model."""
+    styles = styles_of(points)
+    metrics = {model: metrics_of(rows) for model, rows in points.groupby("model")}
     by_model = {item["model"]: item for item in references}
-    curves = curves_of(table)
+    curves = curves_of(points)
     places = list(dict.fromkeys((curve.model, curve.split) for curve in curves))
+    named = {metric.name: metric for own in metrics.values() for metric in own}
     found = {
-        "metrics": [_metric(metric) for metric in metrics],
+        "metrics": [_metric(metric) for metric in named.values()],
         "places": [
             _place(
-                [curve for curve in curves if (curve.model, curve.split) == place],
-                metrics,
+                [curve for curve in curves if (curve.model, curve.split) == (model, split)]
+                + pictures.get(model, []),
+                metrics[model],
                 styles,
-                by_model.get(place[0]),
-                next((b for b in bounds if (b["model"], b["split"]) == place), {}),
+                by_model.get(model),
+                next((b for b in bounds if (b["model"], b["split"]) == (model, split)), {}),
             )
-            for place in places
+            for model, split in places
         ],
-        "increases": INCREASES,
-        "splits": [_by_split(model, curves, styles) for model in table["model"].unique()],
+        "levels": [
+            {"loss": level, "said": " or ".join(terms.level(level) for terms in all_terms(points))}
+            for level in LEVELS
+        ],
+        "splits": [_by_split(model, curves, pictures.get(model, []), styles) for model in metrics],
         "examples": [_example(item, styles) for item in examples],
     }
     text = json.dumps(_short(found), ensure_ascii=False, allow_nan=False)
@@ -72,8 +80,8 @@ def _place(
     references: dict[str, Any] | None,
     bounds: dict[str, Any],
 ) -> dict[str, Any]:
-    nats = float(curves[0].points["cross_entropy_uncoded"].iloc[0])
-    lines = {}
+    """One model at one split; `curves` begin with a codec's."""
+    nats, lines = curves[0].uncoded, {}
     if references:
         lines = {
             "token ids": references["token_ids_bits_per_token"],
@@ -83,14 +91,12 @@ def _place(
     return {
         "model": curves[0].model,
         "split": curves[0].split,
+        "unit": curves[0].terms.unit,
+        "metrics": [_metric(metric) for metric in metrics],
         "uncoded": {metric.name: metric.uncoded(nats) for metric in metrics},
         "limits": {metric.name: metric.limit(nats) for metric in metrics},
         "references": [{"label": label, "x": bits} for label, bits in lines.items()],
-        "band": [
-            [item[f"{name}_bits_per_token"] for name in ("shannon", "gaussian")]
-            + [item["distortion"]]
-            for item in bounds.get("rate_distortion", [])
-        ],
+        "band": rate_distortion_band(bounds.get("rate_distortion", []), curves[0]),
         "curves": [_curve(curve, metrics, styles[curve.name]) for curve in curves],
     }
 
@@ -99,10 +105,9 @@ def _curve(curve: Curve, metrics: list[Metric], style: Style) -> dict[str, Any]:
     front = curve.front
     return {
         **_look(curve.name, style),
-        "learned": not is_baseline(curve.points["codec"].iloc[0]),
-        "rates": front["bits_per_token_file"].tolist(),
+        "rates": front[curve.rate].tolist(),
         "line": {metric.name: metric.values(front).tolist() for metric in metrics},
-        "points": [_point(row, metrics) for _, row in curve.points.iterrows()],
+        "points": [_point(curve, row, metrics) for _, row in curve.points.iterrows()],
     }
 
 
@@ -110,23 +115,22 @@ def _look(name: str, style: Style) -> dict[str, str]:
     return {"name": name, "colour": style.colour, "marker": style.marker, "stroke": style.line}
 
 
-def _point(row: pd.Series, metrics: list[Metric]) -> dict[str, Any]:
+def _point(curve: Curve, row: pd.Series, metrics: list[Metric]) -> dict[str, Any]:
     rows = row.to_frame().T
     values = {}
     for metric in metrics:
         ends = metric.interval(rows) or ()
         values[metric.name] = [float(v[0]) for v in (metric.values(rows), *ends)]
-    return {
+    found = {
         "name": point_name(row),
         "seed": None if pd.isna(row["seed"]) else int(row["seed"]),
-        "rate": row["bits_per_token_file"],
-        "payload": row["bits_per_token_payload"],
-        "estimated": row["bits_per_token_estimated"],
-        "increase": row["increase"],
-        "ms": sum(row[name] for name in _TIMES),
-        "file": bitstream_of(row),
+        "rate": row[curve.rate],
+        "loss": row["cross_entropy"] - row["cross_entropy_uncoded"],
+        "ms": sum(row[name] for name in _TIMES) * curve.tokens_a_unit,
         "values": values,
     }
+    # The whole model stands behind a picture; only what a codec made has a file in the results.
+    return found if curve.name in PICTURES else found | {"file": bitstream_of(row)}
 
 
 def point_name(row: Any) -> str:
@@ -148,17 +152,29 @@ def bitstream_of(row: Any) -> str:
     return f"bitstreams/{place}/{row['coder']}.rdc"
 
 
-def _by_split(model: str, curves: list[Curve], styles: dict[str, Style]) -> dict[str, Any]:
-    """Rates of each curve at each split, at each of the increases; None where not measured."""
+def _by_split(
+    model: str, curves: list[Curve], pictures: list[Curve], styles: dict[str, Style]
+) -> dict[str, Any]:
+    """Rates of each curve at each split, at each of the levels; None where not measured."""
     mine = [curve for curve in curves if curve.model == model]
     names = dict.fromkeys(curve.name for curve in mine)
     return {
         "model": model,
+        "unit": mine[0].terms.unit,
+        "levels": [mine[0].terms.level(level) for level in LEVELS],
+        "pictures": [
+            _look(curve.name, styles[curve.name])
+            | {"rates": [rate_at_level(curve, level) for level in LEVELS]}
+            for curve in pictures
+        ],
         "curves": [
             _look(name, styles[name])
             | {
                 "points": [
-                    {"split": curve.split, "rates": [_rate(curve, rise) for rise in INCREASES]}
+                    {
+                        "split": curve.split,
+                        "rates": [rate_at_level(curve, level) for level in LEVELS],
+                    }
                     for curve in mine
                     if curve.name == name
                 ]
@@ -166,11 +182,6 @@ def _by_split(model: str, curves: list[Curve], styles: dict[str, Style]) -> dict
             for name in names
         ],
     }
-
-
-def _rate(curve: Curve, increase: float) -> float | None:
-    uncoded = curve.points["cross_entropy_uncoded"].iloc[0]
-    return rate_at(curve, uncoded + math.log1p(increase))
 
 
 def _example(item: dict[str, Any], styles: dict[str, Style]) -> dict[str, Any]:

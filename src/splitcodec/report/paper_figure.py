@@ -8,6 +8,7 @@ from splitcodec.files import read_json
 from splitcodec.report.bounds_figure import bounds_by_rate
 from splitcodec.report.figures import rate_by_split, time_per_token
 from splitcodec.report.metrics import metric_named
+from splitcodec.report.pictures import read_pictures
 from splitcodec.report.rd_figure import rd_curve
 from splitcodec.report.style import FORMATS, save_as
 from splitcodec.report.table import read_points
@@ -19,7 +20,7 @@ def draw_figure(
     out: Path,
     model: str | None,
     split: int | None,
-    metric: str,
+    metric: str | None,
     width: float,
 ) -> None:
     """Draw `kind` (rd, rate-by-split, time or bounds) from the artefacts below `results`.
@@ -32,14 +33,16 @@ def draw_figure(
     model = _one_of("model", model, sorted(points["model"].unique()))
     mine = points[points["model"] == model]
     references = _json(results / f"references/{model}.json")
+    path = results / f"pictures/{model}.json"
+    pictures = read_pictures([path]).get(model, []) if path.is_file() else []
     bounds = [read_json(path) for path in sorted((results / "bounds" / model).glob("*.json"))]
     if kind == "rd":
         split = _one_of("split", split, sorted(int(k) for k in mine["split"].unique()))
         own = next((item for item in bounds if item["split"] == split), None)
-        chosen = metric_named(points, metric)
-        figure = rd_curve(points, model, split, references, chosen, own, width)
+        chosen = metric_named(mine, metric)
+        figure = rd_curve(points, model, split, references, chosen, own, width, pictures)
     elif kind == "rate-by-split":
-        figure = rate_by_split(points, model, bounds, references, width)
+        figure = rate_by_split(points, model, bounds, references, pictures, width)
     elif kind == "time":
         figure = time_per_token(points, model, width)
     else:

@@ -17,7 +17,7 @@ from splitcodec.report.curves import Curve, curves_of
 
 @dataclass(frozen=True)
 class Gap:
-    """A point's bits a token, and those that the functions give at its divergence in nats."""
+    """A point's rate and divergence in nats, and the rates that the functions give there."""
 
     model: str
     split: int
@@ -56,27 +56,38 @@ def gaps(points: pd.DataFrame, bounds: list[dict[str, Any]]) -> list[Gap]:
 
 def _of_curve(curve: Curve, functions: list[dict[str, float]]) -> list[Gap]:
     """Rates of the functions between their distortions follow the logarithm of the distortion."""
-    distortions = [item["distortion"] for item in functions]
+    shannon, gaussian, distortions = zip(*rate_distortion_band(functions, curve), strict=True)
     place = (curve.model, curve.split, curve.name)
     return [
         Gap(
             *place,
             row["lambda"],
             row["kl"],
-            row["bits_per_token_file"],
+            row[curve.rate],
             *(
-                float(
-                    np.interp(
-                        math.log(row["kl"]),
-                        np.log(distortions),
-                        [item[f"{name}_bits_per_token"] for item in functions],
-                    )
-                )
-                for name in ("shannon", "gaussian")
+                float(np.interp(math.log(row["kl"]), np.log(distortions), rates))
+                for rates in (shannon, gaussian)
             ),
         )
         for row in curve.front.to_dict("records")
         if distortions[0] <= row["kl"] <= distortions[-1]
+    ]
+
+
+def rate_distortion_band(
+    functions: list[dict[str, float]], curve: Curve
+) -> list[tuple[float, float, float]]:
+    """Shannon's bound and the Gaussian rate at each distortion, in the terms of `curve`.
+
+    The functions are of a token and its share of the divergence.
+    """
+    return [
+        (
+            item["shannon_bits_per_token"] * curve.tokens_a_unit,
+            item["gaussian_bits_per_token"] * curve.tokens_a_unit,
+            item["distortion"] * curve.tokens_a_prediction,
+        )
+        for item in functions
     ]
 
 
@@ -95,15 +106,15 @@ class Timing:
     against_integers: float | None
 
 
-def timings(points: pd.DataFrame, increase: float) -> list[Timing]:
-    """A line for each curve that has a point within a relative `increase` of perplexity."""
+def timings(points: pd.DataFrame, level: float) -> list[Timing]:
+    """A line for each curve that has a point no worse than by `level` (`Terms.nats`)."""
     found = []
     for curve in curves_of(points):
         rows = curve.points
         rise = rows["cross_entropy"] - rows["cross_entropy_uncoded"]
-        rows = rows[rise <= math.log1p(increase)]
+        rows = rows[rise <= curve.terms.nats(level)]
         if len(rows):
-            point = rows.sort_values("bits_per_token_file").iloc[0].to_dict()
+            point = rows.sort_values(curve.rate).iloc[0].to_dict()
             near = points[(points["model"] == curve.model) & (points["split"] == curve.split)]
             others = (("fp16", "raw"), ("int4", "zstd"))
             found.append(Timing(curve, point, *(break_even(point, near, *o) for o in others)))

@@ -1,6 +1,7 @@
-"""The rate-distortion figure: a quality against file bits per token, of all codecs at one split."""
+"""The rate-distortion figure: a quality against the rate, of all codecs at one split."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -10,18 +11,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from splitcodec.report.curves import ANCHOR, Curve, bd_rate, curves_of, headlines
-from splitcodec.report.metrics import KL, PERPLEXITY, Metric
+from splitcodec.report.metrics import (
+    FEATURE_ERROR,
+    KL,
+    PERPLEXITY,
+    PICTURE_KL,
+    Metric,
+    metric_named,
+)
+from splitcodec.report.possible import rate_distortion_band
 from splitcodec.report.style import (
     FAINT,
     INK,
     PAPER,
     PARAMETERS,
+    STROKES,
     WIDTH,
     Style,
     new_figure,
     plain_logarithm,
     styles_of,
 )
+from splitcodec.report.terms import TEXT
 
 _ROOMY = 4.5
 """Inches below which a figure has no room for text inside."""
@@ -32,39 +43,42 @@ def rd_curve(
     model: str,
     split: int,
     references: dict[str, Any] | None = None,
-    metric: Metric = PERPLEXITY,
+    metric: Metric | None = None,
     bounds: dict[str, Any] | None = None,
     width: float = WIDTH,
+    pictures: Sequence[Curve] = (),
 ) -> Figure:
-    """`metric` against file bits per token, rates logarithmic, of all codecs at one split.
+    """`metric` against file bits per token or picture, rates logarithmic, of all codecs at a split.
 
     Points beyond the metric's limit, such as twice the uncoded perplexity, are named at the edge.
     Vertical bars are 95 % intervals over documents of the level; all codecs see the same documents,
     so differences between codecs are known better than the bars suggest. `references` is
     references/<model>.json; `bounds`, bounds/<model>/split<k>.json, adds the rate-distortion
-    functions where the metric is the divergence, in which they are stated.
+    functions where the metric is the divergence, in which they are stated; `pictures` are the
+    curves of pictures sent as files. Without a metric it is the model's first.
     """
     styles = styles_of(points)
-    curves = [c for c in curves_of(points) if (c.model, c.split) == (model, split)]
-    nats = curves[0].points["cross_entropy_uncoded"].iloc[0]
+    metric = metric or metric_named(points[points["model"] == model], None)
+    own = [c for c in curves_of(points) if (c.model, c.split) == (model, split)]
+    curves, nats, terms = [*own, *pictures], own[0].uncoded, own[0].terms
     roomy = width >= _ROOMY
     with mpl.rc_context(PARAMETERS):
         figure, axes = new_figure(3.9 if roomy else 0.6 + 0.95 * width, width=width)
         axes.set(xscale="log", yscale="log" if metric.logarithmic else "linear")
-        axes.set(xlabel="bits per token (file)", ylabel=metric.label)
+        axes.set(xlabel=f"bits per {terms.unit} (file)", ylabel=metric.label)
         axes.set_ylim(*_range(metric, curves, nats, references))
         if uncoded := metric.uncoded(nats):
             axes.axhline(uncoded, color=INK, linewidth=0.8, label="uncoded", zorder=1)
         for curve in curves:
             _draw_curve(axes, metric, curve, styles[curve.name], _legend_label(curve, curves))
-        beyond = _points_beyond(metric, curves, metric.limit(nats))
+        beyond = _points_beyond(metric, own, metric.limit(nats))
         _title(axes, f"{model}, split {split}", beyond if roomy else "")
-        if metric is PERPLEXITY and roomy:
-            _say_ratios(axes, pd.concat([curve.points for curve in curves]))
+        if roomy and metric in (PERPLEXITY, PICTURE_KL, FEATURE_ERROR):
+            _say_ratios(axes, pd.concat([curve.points for curve in own]))
         if references:
             _draw_references(axes, references, metric)
-        if metric is KL and bounds and bounds.get("rate_distortion"):
-            _draw_band(axes, bounds["rate_distortion"])
+        if metric.name == KL.name and bounds and bounds.get("rate_distortion"):
+            _draw_band(axes, bounds["rate_distortion"], own[0])
         _plain_axes(axes, metric, uncoded)
         figure.legend(loc="outside lower center", ncols=3 if roomy else 2)
     return figure
@@ -100,8 +114,8 @@ def _signed(percent: float) -> str:
 
 def _draw_curve(axes: Axes, metric: Metric, curve: Curve, style: Style, label: str) -> None:
     """The mean over seeds as a line through its Pareto-optimal points; every point as a marker."""
-    mean, rate = curve.mean, "bits_per_token_file"
-    color, stroke = style.colour, style.marker in "12+"
+    mean, rate = curve.mean, curve.rate
+    color, stroke = style.colour, style.marker in STROKES
     if ends := metric.interval(mean):
         axes.vlines(mean[rate], *ends, color=color, linewidth=0.6, alpha=0.35)
     axes.plot(curve.front[rate], metric.values(curve.front), linestyle=style.line, color=color)
@@ -139,11 +153,17 @@ def _title(axes: Axes, left: str, right: str) -> None:
 
 
 def _say_ratios(axes: Axes, points: pd.DataFrame) -> None:
-    """The rate of each learned codec relative to int4 + zstd, at that point's perplexity."""
+    """The rate of each learned codec relative to int4 + zstd, at that point's quality."""
     if found := headlines(points):
         lines = [f"{item.name}: {item.ratio:.2f}" for item in found]
-        text = f"bits relative to int4 + zstd\nat its perplexity, {found[0].perplexity:.2f}\n"
-        axes.text(0.235, 0.965, text + "\n".join(lines), transform=axes.transAxes, va="top")
+        terms, text = found[0].terms, "bits relative to int4 + zstd\nat its "
+        if terms is TEXT:
+            text += f"{terms.quality}, {found[0].quality:.2f}\n"
+            place = {"x": 0.235, "y": 0.965, "va": "top"}
+        else:
+            text += f"{terms.quality}, {found[0].quality:.2g} nats\n"
+            place = {"x": 0.02, "y": 0.03, "va": "bottom"}
+        axes.text(s=text + "\n".join(lines), transform=axes.transAxes, **place)
 
 
 def _draw_references(axes: Axes, references: dict[str, Any], metric: Metric) -> None:
@@ -171,19 +191,17 @@ def _draw_references(axes: Axes, references: dict[str, Any], metric: Metric) -> 
         axes.axhspan(low, high, color=FAINT, alpha=0.12, linewidth=0)
 
 
-def _draw_band(axes: Axes, functions: list[dict[str, float]]) -> None:
-    """Between Shannon's lower bound and the Gaussian rate-distortion function."""
-    distortions = [item["distortion"] for item in functions]
-    low, high = (
-        [item[f"{name}_bits_per_token"] for item in functions] for name in ("shannon", "gaussian")
-    )
+def _draw_band(axes: Axes, functions: list[dict[str, float]], curve: Curve) -> None:
+    """Between Shannon's lower bound and the Gaussian rate-distortion function, as `curve` tells."""
+    band = rate_distortion_band(functions, curve)
+    low, high, distortions = zip(*band, strict=True)
     label = "possible, token by token"
     axes.fill_betweenx(distortions, low, high, color=FAINT, alpha=0.3, linewidth=0, label=label)
 
 
 def _plain_axes(axes: Axes, metric: Metric, uncoded: float | None) -> None:
     """Plain numbers on both axes; for perplexity also its increase in percent, on the right."""
-    if metric is KL:
+    if metric.logarithmic and not uncoded:
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:

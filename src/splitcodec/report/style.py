@@ -79,7 +79,11 @@ _BASELINES = {
     "fp16 + zstd": Style("#E69F00", "2", ""),
     "fp16 + deflate": Style("#A8791B", "1", ""),
     "fp16 + raw": Style("#7F8791", "+", ""),
+    "JPEG": Style("#5A4A3F", "x", ":"),
+    "WebP": Style("#A65E4E", "3", ":"),
 }
+STROKES = "123+x"
+"""Markers without an inside."""
 
 
 def styles_of(points: pd.DataFrame) -> dict[str, Style]:

@@ -16,7 +16,8 @@ from rich.table import Table
 from splitcodec.codecs.catalogue import is_baseline
 from splitcodec.files import read_json
 from splitcodec.report.curves import ANCHOR, compare, curves_of, headlines
-from splitcodec.report.table import perplexity_increase, read_points
+from splitcodec.report.table import IMAGES, perplexity_increase, read_points
+from splitcodec.report.terms import PICTURES, TEXT, all_terms, terms_of
 
 _WIDTH = 100
 _EXPLANATION = (
@@ -24,6 +25,11 @@ _EXPLANATION = (
     "uncoded; KL: nats a token from the uncoded prediction; top-1: share of tokens whose likeliest "
     "prediction stays; ms/token: encoding plus decoding."
 )
+_OF_PICTURES = (
+    "Image models: KL is in nats a prediction; accuracy: of pictures whose class is known; error: "
+    "relative square error of an encoder's features."
+)
+_ONLY_TEXT = ("perplexity", "increase")
 
 
 def _short(style: str) -> Callable[[float], str]:
@@ -43,11 +49,14 @@ _COLUMNS = (
     _Column("lambda", "λ", "{:g}".format),
     _Column("seed", "seed", str),
     _Column("bits_per_token_file", "bits/token", "{:,.1f}".format),
+    _Column("bits_per_picture", "bits/picture", "{:,.0f}".format),
     _Column("share", "of fp16", "{:.3f}".format),
     _Column("perplexity", "perplexity", _short(",.2f")),
     _Column("increase", "Δ %", _short("+.1f")),
     _Column("kl", "KL", "{:.4f}".format),
     _Column("top1_agreement", "top-1", "{:.3f}".format),
+    _Column("accuracy", "accuracy", "{:.3f}".format),
+    _Column("feature_error", "error", "{:.4f}".format),
     _Column("time", "ms/token", "{:.3g}".format),
 )
 
@@ -65,6 +74,8 @@ def print_summary(results: Path, console: Console | None = None) -> None:
         console.print(_table(model, split, rows, console.width))
         console.print()
     console.print(_EXPLANATION, style="dim")
+    if PICTURES in all_terms(points):
+        console.print(_OF_PICTURES, style="dim")
     console.print()
     _print_headlines(console, points)
     _print_places(console, results)
@@ -72,18 +83,22 @@ def print_summary(results: Path, console: Console | None = None) -> None:
 
 def _table(model: str, split: int, rows: pd.DataFrame, width: int) -> Table:
     """One row a point: learned codecs first, then integers, then fp16; within each by rate."""
-    uncoded = math.exp(rows["cross_entropy_uncoded"].iloc[0])
+    terms, uncoded = terms_of(rows), math.exp(rows["cross_entropy_uncoded"].iloc[0])
     raw = rows[(rows["codec"] == "fp16") & (rows["coder"] == "raw")]["bits_per_token_file"]
     rows = rows.assign(
         increase=perplexity_increase(rows),
         share=rows["bits_per_token_file"] / (raw.iloc[0] if len(raw) else math.nan),
         time=rows["encode_ms_per_token"] + rows["decode_ms_per_token"],
     )
-    columns = [column for column in _COLUMNS if column.name != "seed" or rows["seed"].nunique() > 1]
+    idle = {name for name in IMAGES if rows[name].isna().all()}
+    idle |= set() if terms is TEXT else {"bits_per_token_file", *_ONLY_TEXT}
+    idle |= set() if rows["seed"].nunique() > 1 else {"seed"}
+    columns = [column for column in _COLUMNS if column.name not in idle]
     if width < _WIDTH:
         columns = [column for column in columns if column.name not in ("share", "kl")]
     table = Table(
-        title=f"{model}, split {split}: uncoded perplexity {uncoded:.2f}",
+        title=f"{model}, split {split}"
+        + (f": uncoded perplexity {uncoded:.2f}" if terms is TEXT else ""),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -110,13 +125,16 @@ def _print_headlines(console: Console, points: pd.DataFrame) -> None:
     for item in found:
         console.print(f"{item.sentence}.", style="bold" if item is found[0] else None)
     if not found:
-        console.print("No learned codec was measured on both sides of int4 + zstd's perplexity.")
+        quality = " or ".join(terms.quality for terms in all_terms(points))
+        console.print(f"No learned codec was measured on both sides of int4 + zstd's {quality}.")
     for item in compare(points):
-        if item.bd and not is_baseline(item.curve.points["codec"].iloc[0]):
+        curve = item.curve
+        if item.bd and not is_baseline(curve.points["codec"].iloc[0]):
+            ends = [curve.terms.value(end, curve.uncoded) for end in (item.bd.low, item.bd.high)]
+            low, high = (f"{end:.2f}" if curve.terms is TEXT else f"{end:.3g}" for end in ends)
             console.print(
-                f"{item.curve.model}, split {item.curve.split}: BD-rate of {item.curve.name} "
-                f"against {ANCHOR} {item.bd.percent:+.1f} %, perplexity "
-                f"{math.exp(item.bd.low):.2f} to {math.exp(item.bd.high):.2f}."
+                f"{curve.model}, split {curve.split}: BD-rate of {curve.name} against {ANCHOR} "
+                f"{item.bd.percent:+.1f} %, {curve.terms.quality} {low} to {high}."
             )
     console.print()
 

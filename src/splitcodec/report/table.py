@@ -60,6 +60,7 @@ COLUMNS = (
     ),
     Column("bits_per_token_payload", NUMBER, "bits/token", "entropy-coded bytes only"),
     Column("bits_per_token_file", NUMBER, "bits/token", "whole container file; the rate we report"),
+    Column("bits_per_picture", NUMBER, "bits/picture", "whole file; of image models, by picture"),
     Column("cross_entropy", NUMBER, "nats/token", "of the next token, from what was decoded"),
     Column("cross_entropy_low", NUMBER, "nats/token", "lower end of its 95 % interval"),
     Column("cross_entropy_high", NUMBER, "nats/token", "upper end, by bootstrap over documents"),
@@ -99,7 +100,7 @@ COLUMNS = (
 )
 NAMES = [column.name for column in COLUMNS]
 ORDER = ["model", "split", "codec", "coder", "lambda", "seed"]
-IMAGES = {name for name in NAMES if name.startswith(("accuracy", "feature_"))}
+IMAGES = {name for name in NAMES if name.startswith(("accuracy", "feature_", "bits_per_picture"))}
 """Columns that only image models fill; older tables lack them."""
 OPTIONAL = {"lambda", "seed", "bits_per_token_estimated", "git_commit", "top1_agreement", *IMAGES}
 
@@ -144,13 +145,15 @@ def collect(
 
 
 def write_metrics(points: Path, out: Path) -> None:
-    """Bits a token and perplexity of each point of the table, as nested JSON for `dvc metrics`."""
+    """Rate and quality of each point of the table, as nested JSON for `dvc metrics`."""
     metrics: dict[str, Any] = {}
     for row in read_points(points).to_dict("records"):
         place = metrics.setdefault(row["model"], {}).setdefault(f"split{row['split']}", {})
         weighed = [f"{name}{row[name]:g}" for name in ("lambda", "seed") if pd.notna(row[name])]
         name = "-".join([row["codec"], row["coder"], *weighed])
-        place[name] = {key: row[key] for key in ("bits_per_token_file", "perplexity")}
+        of_pictures = pd.notna(row["bits_per_picture"])
+        kept = ("bits_per_picture", "kl") if of_pictures else ("bits_per_token_file", "perplexity")
+        place[name] = {key: row[key] for key in kept}
     write_json(out, metrics)
 
 

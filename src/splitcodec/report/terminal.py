@@ -1,6 +1,5 @@
 """Curves on the terminal: all of an experiment, one codec's card, or two curves side by side."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +11,37 @@ from rich.table import Table
 
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.report.cards import card_of, markdown
-from splitcodec.report.curves import ANCHOR, Curve, bd_rate, compare, curves_of, rate_at
+from splitcodec.report.curves import ANCHOR, Curve, bd_rate, compare, curves_of, rate_at_level
 from splitcodec.report.table import perplexity_increase, read_points
+from splitcodec.report.terms import TEXT, all_terms
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 100
 _LEAST = 1e-5
 """Nats below which divergence is no more than rounding."""
-INCREASES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Relative increases of perplexity at which two curves are compared."""
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Losses at which two curves are compared: shares of perplexity, or nats of divergence."""
 
 
 def print_curves(results: Path, console: Console | None = None) -> None:
     """One line a curve: rates, perplexity's increase, BD-rate, and the curve as a sparkline."""
     console = console or _console()
     points = read_points(results / "points.parquet")
-    table = _table("model", "split", "curve", "points", "bits/token", "Δ perplexity", "BD-rate", "")
+    kinds = all_terms(points)
+    rate = "bits/" + " or ".join(terms.unit for terms in kinds)
+    loss = " or ".join("Δ perplexity" if terms is TEXT else "divergence" for terms in kinds)
+    table = _table("model", "split", "curve", "points", rate, loss, "BD-rate", "")
     for item in compare(points):
         mean = item.curve.mean
-        rates, rises = mean["bits_per_token_file"], perplexity_increase(mean)
+        rates, rises = mean[item.curve.rate], perplexity_increase(mean)
+        text = item.curve.terms is TEXT
         table.add_row(
             item.curve.model,
             str(item.curve.split),
             item.curve.name,
             str(len(item.curve.points)),
             _span(rates, ",.0f"),
-            f"{_span(rises, '+.1f')} %",
+            f"{_span(rises, '+.1f')} %" if text else f"{_span(mean['kl'], '.2g')} nats",
             "" if item.bd is None else f"{item.bd.percent:+.1f} %",
             sparkline(np.log(mean["kl"].clip(lower=_LEAST))),
         )
@@ -81,21 +85,23 @@ def print_comparison(results: Path, test: str, anchor: str, console: Console | N
 
 
 def _print_pair(console: Console, test: Curve, anchor: Curve) -> None:
-    table = _table("Δ perplexity", test.name, anchor.name, "ratio")
-    table.title = f"{test.model}, split {test.split}: bits per token"
-    uncoded = test.points["cross_entropy_uncoded"].iloc[0]
-    for increase in INCREASES:
-        rates = [rate_at(curve, uncoded + math.log1p(increase)) for curve in (test, anchor)]
+    terms = test.terms
+    table = _table("at", test.name, anchor.name, "ratio")
+    table.title = f"{test.model}, split {test.split}: bits per {terms.unit}"
+    for level in LEVELS:
+        rates = [rate_at_level(curve, level) for curve in (test, anchor)]
         cells = ["–" if rate is None else f"{rate:,.0f}" for rate in rates]
         ratio = "–" if None in rates else f"{rates[0] / rates[1]:.3f}"
-        table.add_row(f"+{100 * increase:.0f} %", *cells, ratio)
+        table.add_row(terms.level(level), *cells, ratio)
     console.print(table)
     found = bd_rate(anchor, test)
     if found is None:
         console.print("no BD-rate: the curves do not overlap, or have fewer than three points\n")
         return
-    low, high = math.exp(found.low), math.exp(found.high)
-    console.print(f"BD-rate {found.percent:+.1f} %, perplexity {low:.2f} to {high:.2f}\n")
+    low, high = (terms.value(end, test.uncoded) for end in (found.low, found.high))
+    style = ".2f" if terms is TEXT else ".3g"
+    ends = f"{low:{style}} to {high:{style}}"
+    console.print(f"BD-rate {found.percent:+.1f} %, {terms.quality} {ends}\n")
 
 
 def _span(values: pd.Series, style: str) -> str:

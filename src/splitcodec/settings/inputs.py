@@ -132,6 +132,17 @@ def _all_three(partitions: dict) -> dict:
 Partitions = Annotated[dict[PartitionName, Partition], AfterValidator(_all_three)]
 
 
+class Pictures(Strict):
+    """Qualities at which pictures themselves are sent: the rival of every split."""
+
+    jpeg: Annotated[list[Annotated[int, Field(ge=1, le=95)]], Different] = Field(
+        [5, 10, 20, 40, 60, 80, 95], description="qualities of Pillow; none leaves JPEG out"
+    )
+    webp: Annotated[list[Annotated[int, Field(ge=0, le=100)]], Different] = Field(
+        [1, 10, 25, 50, 75, 90], description="qualities of Pillow; none leaves WebP out"
+    )
+
+
 class Images(Strict):
     """A set of pictures and its partitions, disjoint by picture.
 
@@ -141,6 +152,7 @@ class Images(Strict):
     name: Name
     sources: list[ImageSource] = Field(min_length=1)
     partitions: Partitions
+    pictures: Pictures = Pictures()
 
 
 class Text(Strict):

@@ -2,7 +2,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
-const bits = (value) => `${value.toLocaleString("en-US", { maximumFractionDigits: value < 100 ? 1 : 0 })} bits a token`;
+const bits = (value, unit) => `${value.toLocaleString("en-US", { maximumFractionDigits: value < 100 ? 1 : 0 })} bits a ${unit}`;
 
 // ---- which methods are shown, everywhere alike
 
@@ -54,39 +54,42 @@ function qualityAxis(metric, place, curves, logarithmic) {
   return { ...axis, low: uncoded ? least * 0.96 : least / 1.6, high: uncoded ? most * 1.05 : most * 1.3 };
 }
 
-function rateAxis(curves, lines, logarithmic) {
+function rateAxis(unit, curves, lines, logarithmic) {
   const values = [...curves.flatMap((c) => c.points.map((p) => p.rate)), ...lines.map((l) => l.x)];
   const [least, most] = [Math.min(...values), Math.max(...values)];
-  const axis = { label: "bits per token (file)", logarithmic };
+  const axis = { label: `bits per ${unit} (file)`, logarithmic };
   return logarithmic ? { ...axis, low: least / 1.5, high: most * 1.2 } : { ...axis, low: 0, high: most * 1.04 };
 }
 
-function describe(curve, point, metric) {
+const more = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(1)}`;
+
+function describe(place, point, metric) {
   const value = (m, v) => (v === null ? "–" : v.toFixed(m.digits));
   const [middle, low, high] = point.values[metric.name];
   const interval = low === undefined ? "" : ` (${value(metric, low)} to ${value(metric, high)})`;
-  const others = DATA.metrics.filter((m) => m !== metric)
+  const others = place.metrics.filter((m) => m !== metric)
     .map((m) => `${m.label.split(",")[0]} ${value(m, point.values[m.name][0])}`);
   return {
     title: point.name + (point.seed === null ? "" : `, seed ${point.seed}`),
     lines: [
-      bits(point.rate),
+      bits(point.rate, place.unit),
       `${metric.label.split(",")[0]} ${value(metric, middle)}${interval}`,
       ...others,
-      `${point.increase >= 0 ? "+" : "−"}${Math.abs(point.increase).toFixed(1)} % perplexity, ${plain(point.ms)} ms a token`,
+      `${place.unit === "token" ? `${more(100 * Math.expm1(point.loss))} % perplexity, ` : ""}${plain(point.ms)} ms a ${place.unit}`,
     ],
     file: point.file,
   };
 }
 
 function drawPlace(chart, note, place) {
-  const metric = DATA.metrics.find((m) => m.name === by("metric").value);
-  const lines = by("references").checked ? place.references : [];
+  // What is chosen, or what this model is measured by first.
+  const metric = place.metrics.find((m) => m.name === by("metric").value) ?? place.metrics[0];
+  const lines = by("references")?.checked ? place.references : [];
   const curves = shown(place.curves);
   if (!curves.length) return;
   const logarithmic = by("y-scale").value === "log" && !metric.higher;
   const limit = place.limits[metric.name];
-  const x = rateAxis(curves, lines, by("x-scale").value === "log");
+  const x = rateAxis(place.unit, curves, lines, by("x-scale").value === "log");
   const y = qualityAxis(metric, place, curves, logarithmic);
   const uncoded = place.uncoded[metric.name];
   const usable = (v) => v !== null && (!logarithmic || v > 0);
@@ -106,7 +109,7 @@ function drawPlace(chart, note, place) {
       points: curve.points.filter((p) => usable(p.values[metric.name][0])).map((point) => ({
         x: point.rate, y: point.values[metric.name][0],
         low: point.values[metric.name][1], high: point.values[metric.name][2],
-        ...describe(curve, point, metric),
+        ...describe(place, point, metric),
       })),
     })),
   });
@@ -123,7 +126,7 @@ function rateDistortion() {
   });
   redraws.push(...draws);
   for (const id of ["metric", "x-scale", "y-scale", "references"])
-    by(id).addEventListener("change", () => draws.forEach((draw) => draw()));
+    by(id)?.addEventListener("change", () => draws.forEach((draw) => draw()));
   by("metric").addEventListener("change", () => {
     by("y-scale").disabled = DATA.metrics.find((m) => m.name === by("metric").value).higher;
   });
@@ -132,29 +135,35 @@ function rateDistortion() {
 // ---- rate by split
 
 function rateBySplit() {
-  const choice = by("increase");
-  DATA.increases.forEach((rise, i) => choice.append(new Option(`+${Math.round(100 * rise)} %`, i)));
-  choice.value = String(DATA.increases.indexOf(0.05));
+  const choice = by("level");
+  DATA.levels.forEach((level, i) => choice.append(new Option(level.said, i)));
+  choice.value = String(DATA.levels.findIndex((level) => level.loss === 0.05));
   DATA.splits.forEach((group, i) => {
     const chart = new Chart(by(`splits-${i}`), 340);
     const draw = () => {
       const at = Number(choice.value);
       const series = shown(group.curves).map((curve) => {
         const points = curve.points.filter((p) => p.rates[at] !== null).map((p) => ({
-          x: p.split, y: p.rates[at], title: `${curve.name}, split ${p.split}`, lines: [bits(p.rates[at])],
+          x: p.split, y: p.rates[at], title: `${curve.name}, split ${p.split}`, lines: [bits(p.rates[at], group.unit)],
         }));
         return { ...curve, points, line: points.map((p) => [p.x, p.y]) };
       }).filter((curve) => curve.points.length);
       const splits = group.curves.flatMap((c) => c.points.map((p) => p.split));
       const [first, last] = [Math.min(...splits), Math.max(...splits)];
+      for (const look of shown(group.pictures)) {
+        const rate = look.rates[at];
+        if (rate === null) continue;
+        const ends = [first, last].map((split) => ({ x: split, y: rate, title: look.name, lines: [bits(rate, group.unit)] }));
+        series.push({ ...look, points: ends, line: ends.map((p) => [p.x, p.y]) });
+      }
       const most = Math.max(1, ...series.flatMap((c) => c.points.map((p) => p.y)));
       const room = Math.max(1, 0.08 * (last - first));
       chart.draw({
         label: `Rate by split of ${group.model}`, series,
         x: { label: "split (blocks before it)", low: first - room, high: last + room },
-        y: { label: "bits per token (file)", low: 0, high: most * 1.08 },
+        y: { label: `bits per ${group.unit} (file)`, low: 0, high: most * 1.08 },
       });
-      by(`splits-note-${i}`).textContent = series.length ? "" : "No curve was measured on both sides of this perplexity.";
+      by(`splits-note-${i}`).textContent = series.length ? "" : `No curve was measured on both sides of ${group.levels[at]}.`;
     };
     redraws.push(draw);
     choice.addEventListener("change", draw);
@@ -164,13 +173,16 @@ function rateBySplit() {
 // ---- time a token over a link
 
 function link() {
+  DATA.levels.forEach((level) => by("within").append(new Option(level.said, level.loss)));
+  by("within").value = "0.05";
   DATA.places.forEach((place, i) => {
     const chart = new Chart(by(`link-${i}`), 380);
     const bandwidths = Array.from({ length: 61 }, (_, k) => 10 ** (k / 12 - 1)); // Mbit/s
     const draw = () => {
-      const within = Number(by("within").value);
+      const level = Number(by("within").value);
+      const within = place.unit === "token" ? Math.log1p(level) : level;
       const series = shown(place.curves).flatMap((curve) => {
-        const good = curve.points.filter((p) => p.increase <= within).sort((a, b) => a.rate - b.rate);
+        const good = curve.points.filter((p) => p.loss <= within).sort((a, b) => a.rate - b.rate);
         if (!good.length) return [];
         const point = good[0];
         const time = (bandwidth) => point.rate / bandwidth / 1000 + point.ms;
@@ -179,16 +191,16 @@ function link() {
           line: bandwidths.map((b) => [b, time(b)]),
           points: bandwidths.filter((_, k) => k % 12 === 6).map((b) => ({
             x: b, y: time(b), title: point.name,
-            lines: [`${plain(time(b))} ms a token at ${plain(b)} Mbit/s`, bits(point.rate), `${plain(point.ms)} ms of coding`],
+            lines: [`${plain(time(b))} ms a ${place.unit} at ${plain(b)} Mbit/s`, bits(point.rate, place.unit), `${plain(point.ms)} ms of coding`],
           })),
         }];
       });
       if (!series.length) return;
       const times = series.flatMap((s) => s.line.map(([, t]) => t));
       chart.draw({
-        label: `Time a token of ${place.model} at split ${place.split}`, series,
+        label: `Time a ${place.unit} of ${place.model} at split ${place.split}`, series,
         x: { label: "bandwidth of the link, Mbit/s", logarithmic: true, low: 0.1, high: 10000 },
-        y: { label: "coding and sending, ms per token", logarithmic: true, low: Math.min(...times) / 1.3, high: Math.max(...times) * 1.3 },
+        y: { label: `coding and sending, ms per ${place.unit}`, logarithmic: true, low: Math.min(...times) / 1.3, high: Math.max(...times) * 1.3 },
       });
     };
     redraws.push(draw);
