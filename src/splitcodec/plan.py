@@ -63,9 +63,11 @@ class Device:
 def shape_of(model: Model, given: dict[str, Shape], data: Path = Path("data/models")) -> Shape:
     """The shape of a model as given, as its settings say, or as it lies in `data`.
 
-    Raises SettingsError where none of them knows.
+    Raises SettingsError where none of them knows, and for models that read images.
     """
     source = model.source
+    if model.reads == "images":
+        raise SettingsError(f"{model.name} reads images; a plan is of models that read text")
     if model.name in given:
         return given[model.name]
     if source.kind in ("trained", "random"):

@@ -53,3 +53,9 @@ def test_the_shape_of_an_unknown_model_must_be_given():
     with pytest.raises(SettingsError, match="--shape gpt2="):
         shape_of(model, {}, Path("nowhere"))
     assert shape_of(model, {"gpt2": GPT2}) == GPT2
+
+
+def test_models_of_images_are_not_planned():
+    settings = load_settings(PARAMS / "vision.yaml")
+    with pytest.raises(SettingsError, match="reads images"):
+        shape_of(settings.models[0], {})

@@ -173,3 +173,10 @@ assert not {{"torch", "numpy", "transformers"}} & set(sys.modules)
 def test_a_codec_for_all_lambdas_needs_several_and_the_levels_for_them(place, value, said):
     assert TINY["codecs"][2]["shared"]
     assert said in complaint(changed(place, value))
+
+
+def test_qualities_of_pictures_are_those_that_formats_have():
+    values = yaml.safe_load((PARAMS / "vision.yaml").read_text())
+    values["images"]["pictures"] = {"jpeg": [0], "webp": [0, 0]}
+    said = complaint(values)
+    assert "images.pictures.jpeg.0" in said and "named twice: 0" in said
