@@ -32,6 +32,7 @@ def curve(qualities, rates, name="klt", codec="klt", seeds=0) -> Curve:
         "lambda": np.arange(len(rates), dtype=float),
         "seed": seeds,
         "bits_per_token_file": np.asarray(rates, dtype=float),
+        "bits_per_picture": np.nan,
         "cross_entropy": np.asarray(qualities, dtype=float),
     }
     points = pd.DataFrame(rows)
