@@ -169,7 +169,7 @@ def test_headline_is_the_ratio_at_the_int4_point(built):
     assert found.keys() == {(name, k) for name in ("klt", "hyperprior") for k in (10, 20)}
     item = found["klt", 20]
     assert item.anchor_rate == 2115
-    assert item.perplexity == pytest.approx(27.95)
+    assert item.quality == pytest.approx(27.95)
     assert 858 < item.rate < 1235  # between the points of perplexity 28.01 and 27.27
     assert item.ratio == pytest.approx(item.rate / 2115)
     assert f"klt needs {item.ratio:.2f} of the bits of int4-groups-of-32 + Z" in item.sentence
