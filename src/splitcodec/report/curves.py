@@ -137,7 +137,8 @@ class Headline:
     """A codec's rate against int4 in groups of 32 with Zstandard, at that point's quality.
 
     `at_divergence`: the same ratio at that point's divergence, which few documents tell more
-    sharply than their perplexity; None for image models, and where the codec was not measured on both sides of it.
+    sharply than their perplexity; None for image models, whose quality it is, and where the codec
+    was not measured on both sides of it.
     """
 
     model: str
@@ -289,24 +290,28 @@ def headlines(points: pd.DataFrame) -> list[Headline]:
         row = rows.get((curve.model, curve.split))
         if row is None or curve.name in _BASELINES:
             continue
-        text = curve.terms is TEXT
-        alike = rate_at_divergence(curve, row["kl"])
-        rate = rate_at(curve, row["cross_entropy"]) if text else alike
-        if rate is not None:
-            anchor_rate = row[curve.rate]
-            place = (curve.model, curve.split, curve.name)
-            numbers = (rate / anchor_rate, rate, anchor_rate)
-            quality = curve.terms.value(row["cross_entropy"], curve.uncoded)
-            found.append(
-                Headline(
-                    *place,
-                    *numbers,
-                    curve.terms,
-                    quality,
-                    alike / anchor_rate if text and alike else None,
-                )
-            )
+        found += [headline] if (headline := _headline(curve, row)) else []
     return sorted(found, key=lambda headline: headline.ratio)
+
+
+def _headline(curve: Curve, anchor: dict[str, float]) -> Headline | None:
+    """`curve` at the quality of a point of the anchor."""
+    text, anchor_rate = curve.terms is TEXT, anchor[curve.rate]
+    alike = rate_at_divergence(curve, anchor["kl"])
+    rate = rate_at(curve, anchor["cross_entropy"]) if text else alike
+    if rate is None:
+        return None
+    return Headline(
+        curve.model,
+        curve.split,
+        curve.name,
+        rate / anchor_rate,
+        rate,
+        anchor_rate,
+        curve.terms,
+        curve.terms.value(anchor["cross_entropy"], curve.uncoded),
+        alike / anchor_rate if text and alike else None,
+    )
 
 
 def _common(one: Curve, other: Curve) -> tuple[float, float]:

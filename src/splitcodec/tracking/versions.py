@@ -63,11 +63,12 @@ class WantedVersion:
         said = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
         learned = "nothing but the codec" if row["mode"] in ("none", "frozen") else row["mode"]
         uncoded = row["perplexity"] / (1 + row["perplexity_increase_percent"] / 100)
+        figures = _OF_PICTURES if pd.notna(row["bits_per_picture"]) else _OF_TEXT
         return _CARD.format(
+            figures=figures.format(uncoded=uncoded, **row),
             title=f"{point_name(row)}{point_seed(row)}",
             said=said,
             learned=learned,
-            uncoded=uncoded,
             channels=codec["channels"],
             training=codec.get("data_hash", "unknown"),
             registered=self.model,
@@ -75,6 +76,14 @@ class WantedVersion:
         )
 
 
+_OF_TEXT = """\
+| bits per token (container file) | {bits_per_token_file:,.1f} |
+| perplexity | {perplexity:,.2f}, {perplexity_increase_percent:+.1f} % over {uncoded:,.2f} uncoded |
+| KL from the uncoded prediction | {kl:.4f} nats per token |
+| likeliest token kept | {top1_agreement:.3f} |"""
+_OF_PICTURES = """\
+| bits per picture (container file) | {bits_per_picture:,.0f} |
+| KL from the uncoded prediction | {kl:.4f} nats |"""
 _CARD = """\
 # {title}
 
@@ -82,10 +91,7 @@ Codes the input of block {split} of {model} (counted from 0): {channels} channel
 
 | | |
 |---|---|
-| bits per token (container file) | {bits_per_token_file:,.1f} |
-| perplexity | {perplexity:,.2f}, {perplexity_increase_percent:+.1f} % over {uncoded:,.2f} uncoded |
-| KL from the uncoded prediction | {kl:.4f} nats per token |
-| likeliest token kept | {top1_agreement:.3f} |
+{figures}
 | time a token | {encode_ms_per_token:.3f} ms to encode, {decode_ms_per_token:.3f} ms to decode |
 | evaluated on | {tokens:,} tokens of {documents} documents, data {data_hash} |
 | timed on | {hardware} |
@@ -93,8 +99,8 @@ Codes the input of block {split} of {model} (counted from 0): {channels} channel
 | settings | {said} |
 | codec, code | {codec_hash}, {git_commit} |
 
-No other codec of this experiment has fewer bits and a lower perplexity. Rates and perplexity hold
-for text like that of the evaluation; on other text measure again.
+No other codec of this experiment has fewer bits and a lower cross-entropy. Rates and quality hold
+for data like those of the evaluation; on others measure again.
 
 ```python
 import mlflow

@@ -16,7 +16,7 @@ from splitcodec.report.figures import styles_of
 from splitcodec.report.table import COLUMNS, NUMBER, perplexity_increase
 
 GOOD_ENOUGH = 5.0
-"""Percent of perplexity that the point shown by a parent run may lose."""
+"""Percent of perplexity, or hundredths of nats, that the point shown by a parent run may lose."""
 
 NOTE = "mlflow.note.content"
 _COLOUR = "mlflow.runColor"
@@ -95,7 +95,8 @@ def _parent(item: Comparison, name: str, figures: list[Path]) -> WantedRun:
     if item.ratio and ANCHOR_POINT in item.ratio.at_points:
         metrics["rate_ratio_to_int4_zstd"] = item.ratio.at_points[ANCHOR_POINT]
     parameters = {"model": curve.model, "split": str(curve.split), "curve": curve.name}
-    note = f"Best point within +{GOOD_ENOUGH:.0f} % perplexity: {_said(best)}.\n\n{_listing(curve)}"
+    within = curve.terms.level(GOOD_ENOUGH / 100)
+    note = f"Best point within {within}: {_said(best)}.\n\n{_listing(curve)}"
     return WantedRun(
         key=_curve_key(curve),
         name=name,
@@ -148,10 +149,12 @@ def point_seed(row: dict[str, Any]) -> str:
 
 
 def _best(curve: Curve) -> dict[str, Any]:
-    """The cheapest point that is good enough, else the one of the lowest perplexity."""
-    good = curve.points[curve.points["perplexity_increase_percent"] <= GOOD_ENOUGH]
-    by = "bits_per_token_file" if len(good) else "perplexity"
-    return (good if len(good) else curve.points).sort_values(by).iloc[0].to_dict()
+    """The cheapest point that is good enough, else the one of the lowest cross-entropy."""
+    rows = curve.points
+    loss = rows["cross_entropy"] - rows["cross_entropy_uncoded"]
+    good = rows[loss <= curve.terms.nats(GOOD_ENOUGH / 100)]
+    by = "bits_per_token_file" if len(good) else "cross_entropy"
+    return (good if len(good) else rows).sort_values(by).iloc[0].to_dict()
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
@@ -169,6 +172,9 @@ def _decimal(value: float) -> str:
 
 
 def _said(row: dict[str, Any]) -> str:
+    if pd.notna(row["bits_per_picture"]):
+        bits = f"{row['bits_per_picture']:,.0f} bits per picture (file)"
+        return f"{point_name(row)}: {bits}, divergence {row['kl']:.4f} nats"
     return (
         f"{point_name(row)}: {row['bits_per_token_file']:,.1f} bits per token (file), perplexity "
         f"{row['perplexity']:,.2f} ({row['perplexity_increase_percent']:+.1f} %)"
