@@ -121,7 +121,7 @@ class Chart {
     this.spec = spec;
     const width = Math.max(280, this.host.clientWidth || 760);
     const height = Math.min(this.height, Math.max(240, width * 0.72));
-    const frame = { left: 58, right: width - 14, top: 14, bottom: height - 44 };
+    const frame = { left: 72, right: width - 14, top: 14, bottom: height - 44 };
     const x = scale(spec.x, frame.left, frame.right);
     const y = scale(spec.y, frame.bottom, frame.top);
     const svg = element("svg", {
