@@ -11,6 +11,7 @@ from typing import Annotated
 import matplotlib as mpl
 import pandas as pd
 import typer
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from splitcodec.report.curves import ANCHOR, Curve, curves_of, rate_at_level
 from splitcodec.report.pictures import read_pictures
@@ -82,10 +83,18 @@ def draw(panels: list[Panel], level: float, path: Path) -> None:
                     look = {"color": style.colour, "linestyle": style.line, "linewidth": 1.2}
                     place.axhline(rate, label=curve.name, **look)
             place.set(yscale="log", xlabel="split (blocks before it)")
+            place.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            place.yaxis.set_major_formatter("{x:,.0f}")
+            place.yaxis.set_minor_formatter(NullFormatter())
             place.set_xticks(sorted({curve.split for curve in curves}))
             place.set_title(curves[0].model, loc="left")
         axes[0][0].set_ylabel(f"bits per picture\nat {level:g} nats of divergence")
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        named = dict(
+            pair[::-1]
+            for place in axes[0]
+            for pair in zip(*place.get_legend_handles_labels(), strict=True)
+        )
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4)
     save_as(figure, path)
 
 

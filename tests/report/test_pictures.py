@@ -14,7 +14,7 @@ from splitcodec.report.figures import draw, rate_by_split, time_per_token
 from splitcodec.report.metrics import metrics_of
 from splitcodec.report.page import Material, write_report
 from splitcodec.report.pictures import read_pictures, rivalries
-from splitcodec.report.possible import rate_distortion_band
+from splitcodec.report.possible import gaps, rate_distortion_band
 from splitcodec.report.rd_figure import rd_curve
 from splitcodec.report.style import styles_of
 from splitcodec.report.summary import print_summary
@@ -111,14 +111,16 @@ def test_an_encoder_is_measured_by_its_features(results):
     figure = rd_curve(points, MODEL, 20)
     assert figure.axes[0].get_ylabel() == "relative square error of features"
     (curve,) = (c for c in curves_of(points) if (c.split, c.name) == (20, "klt"))
-    assert curve.tokens_a_prediction == 1
-
-
-def test_rate_distortion_functions_are_told_by_picture(points):
-    (curve,) = (c for c in curves_of(points) if (c.split, c.name) == (20, "klt"))
     function = {"distortion": 0.001, "shannon_bits_per_token": 3, "gaussian_bits_per_token": 4}
-    (found,) = rate_distortion_band([function], curve)
-    assert found == pytest.approx((3 * 49, 4 * 49, 0.001 * 49))
+    assert rate_distortion_band([function], curve) == [pytest.approx((3 * 49, 4 * 49, 0.001))]
+
+
+def test_a_classifier_has_no_rate_distortion_functions(points):
+    (curve,) = (c for c in curves_of(points) if (c.split, c.name) == (20, "klt"))
+    assert rate_distortion_band([{"distortion": 0.001}], curve) == []
+    limits = {"model": MODEL, "split": 20, "rate_distortion": [{"distortion": 0.001}]}
+    assert gaps(points, [limits]) == []
+    rd_curve(points, MODEL, 20, bounds=limits)
 
 
 def test_time_is_told_by_picture(points):

@@ -62,9 +62,9 @@ class Curve:
         return float(first[self.rate] / first["bits_per_token_file"])
 
     @property
-    def tokens_a_prediction(self) -> float:
-        """Tokens that share a prediction's divergence: all of a picture's if it is classified."""
-        return self.tokens_a_unit if self.points["feature_error"].isna().all() else 1.0
+    def classifies(self) -> bool:
+        """Whether all tokens of a picture share the divergence of one prediction."""
+        return self.terms is not TEXT and self.points["feature_error"].isna().all()
 
     @cached_property
     def mean(self) -> pd.DataFrame:

@@ -56,7 +56,10 @@ def gaps(points: pd.DataFrame, bounds: list[dict[str, Any]]) -> list[Gap]:
 
 def _of_curve(curve: Curve, functions: list[dict[str, float]]) -> list[Gap]:
     """Rates of the functions between their distortions follow the logarithm of the distortion."""
-    shannon, gaussian, distortions = zip(*rate_distortion_band(functions, curve), strict=True)
+    band = rate_distortion_band(functions, curve)
+    if not band:
+        return []
+    shannon, gaussian, distortions = zip(*band, strict=True)
     place = (curve.model, curve.split, curve.name)
     return [
         Gap(
@@ -79,13 +82,16 @@ def rate_distortion_band(
 ) -> list[tuple[float, float, float]]:
     """Shannon's bound and the Gaussian rate at each distortion, in the terms of `curve`.
 
-    The functions are of a token and its share of the divergence.
+    None for a classifier of pictures: the functions begin at a thousandth of a nat a token, which
+    the tokens of a picture add up to more than the second order that they rest on can tell.
     """
+    if curve.classifies:
+        return []
     return [
         (
             item["shannon_bits_per_token"] * curve.tokens_a_unit,
             item["gaussian_bits_per_token"] * curve.tokens_a_unit,
-            item["distortion"] * curve.tokens_a_prediction,
+            item["distortion"],
         )
         for item in functions
     ]

@@ -194,6 +194,8 @@ def _draw_references(axes: Axes, references: dict[str, Any], metric: Metric) -> 
 def _draw_band(axes: Axes, functions: list[dict[str, float]], curve: Curve) -> None:
     """Between Shannon's lower bound and the Gaussian rate-distortion function, as `curve` tells."""
     band = rate_distortion_band(functions, curve)
+    if not band:
+        return
     low, high, distortions = zip(*band, strict=True)
     label = "possible, token by token"
     axes.fill_betweenx(distortions, low, high, color=FAINT, alpha=0.3, linewidth=0, label=label)

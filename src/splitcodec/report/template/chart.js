@@ -186,6 +186,7 @@ class Chart {
     }
     for (const band of spec.bands ?? []) {
       const [a, b] = band.high[Math.floor(band.high.length * 0.35)];
+      if (a < spec.x.low || b < spec.y.low || b > spec.y.high) continue;
       const label = element("text", { class: "note halo", x: x(a) + 10, y: y(b) - 4 });
       label.textContent = band.label;
       svg.append(label);

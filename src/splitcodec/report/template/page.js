@@ -51,7 +51,7 @@ function qualityAxis(metric, place, curves, logarithmic) {
   const axis = { label: metric.label, logarithmic };
   if (metric.higher) return { ...axis, low: least - 0.03, high: most + 0.02 };
   if (!logarithmic && !uncoded) return { ...axis, low: 0, high: most * 1.08 };
-  return { ...axis, low: uncoded ? least * 0.96 : least / 1.6, high: uncoded ? most * 1.05 : most * 1.3 };
+  return { ...axis, low: uncoded ? least * 0.96 : Math.max(least / 1.6, 1e-5), high: uncoded ? most * 1.05 : most * 1.3 };
 }
 
 function rateAxis(unit, curves, lines, logarithmic) {
