@@ -23,6 +23,7 @@ SUBSTITUTES = {
     "results/default": "results/tiny",
     "params/default.yaml": "params/tiny.yaml",
     "smollm2-135m": "random-llama",
+    "--split 20": "--split 1",
     "split20": "split1",
     "split10": "split1",
 }
