@@ -13,8 +13,8 @@ from transformers import (
 )
 
 from splitcodec.errors import InputError, SettingsError
+from splitcodec.splitting import efficientnet_lite
 from splitcodec.splitting.changes import back_modules
-from splitcodec.splitting.efficientnet_lite import EfficientNetLiteConfig
 from splitcodec.splitting.images import SplitImageModel
 from splitcodec.splitting.loading import load_split_model
 from splitcodec.splitting.model import SplitModel
@@ -32,10 +32,14 @@ CLASSIFIERS = {
     "dinov2-registers": Dinov2WithRegistersConfig(**SMALL, mlp_ratio=2, num_labels=5),
     "resnet": ResNetConfig(**RESNET, layer_type="basic"),
     "resnet-bottleneck": ResNetConfig(**RESNET, layer_type="bottleneck"),
-    "efficientnet-lite": EfficientNetLiteConfig(stem=8, stages=STAGES, top=32, num_labels=5),
+    "efficientnet-lite": efficientnet_lite.EfficientNetLiteConfig(
+        stem=8, stages=STAGES, top=32, num_labels=5
+    ),
 }
 ENCODERS = {"dinov2-encoder": Dinov2Config(**SMALL, mlp_ratio=2), "vit-encoder": ViTConfig(**WIDE)}
 PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+efficientnet_lite.register()  # as loading a model does
 
 
 def build(name):
