@@ -1,5 +1,6 @@
 import pytest
 
+from splitcodec.evaluation import latency
 from splitcodec.evaluation.latency import measure_latency
 
 
@@ -42,3 +43,15 @@ def test_it_says_what_was_timed_and_where(measured, stores):
 def test_more_sequences_than_there_are(stores, codecs):
     found = measure_latency(stores.split, [codecs["fp16"]], sequences=99, repeats=1)
     assert found["tokens"] == stores.split.tokens
+
+
+@pytest.mark.parametrize(("longest", "runs"), [(0.0, 2), (60.0, 4)])
+def test_a_slow_codec_is_measured_less_often_but_never_cold(
+    stores, codecs, monkeypatch, longest, runs
+):
+    called = []
+    original = latency._run
+    monkeypatch.setattr(latency, "_LONGEST", longest)
+    monkeypatch.setattr(latency, "_run", lambda *own: called.append(own) or original(*own))
+    measure_latency(stores.split, [codecs["fine"]], sequences=2, repeats=3)
+    assert len(called) == runs

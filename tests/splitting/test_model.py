@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import (
@@ -153,3 +156,9 @@ def test_missing_and_damaged_models_give_one_line(tmp_path):
     with pytest.raises(InputError, match="model") as caught:
         SplitModel.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_loads_no_model_does_without_transformers():
+    modules = "splitcodec.evaluation.bitstreams, splitcodec.training.run, splitcodec.bounds.measure"
+    code = f"import {modules}, sys; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
