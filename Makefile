@@ -22,6 +22,7 @@ help: ## list these targets
 setup: $(INSTALLED) ## create .venv with the pinned packages, if that is still to be done
 
 run: setup ## run the experiment of CONFIG on CORES cores, then print its results
+	@test -f '$(CONFIG)' || { echo "error: there is no $(CONFIG); CONFIG names a params file, such as $$(ls params/*.yaml | paste -sd ' ')"; exit 1; }
 	@$(IN_VENV) snakemake --logger splitcodec --rerun-incomplete --cores $(CORES) --configfile $(CONFIG) \
 	  $(if $(SEEDS),--config "seeds=[$$(seq -s, 0 $$(($(SEEDS) - 1)))]") \
 	  || { ls .snakemake/locks/* > /dev/null 2>&1 && echo 'If no other run is under way, a killed one left its lock: make unlock'; exit 1; }
