@@ -10,6 +10,9 @@ BIN := .venv/bin
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/installed
 
+# Without its cache Python would compile torch and transformers anew in each of many short processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help

@@ -1,6 +1,48 @@
 """Encode the evaluation partition with every codec and coder."""
 
 
+def encoding_flags(codecs):
+    """A parameter function: the folders, coders and files of `codecs`, as flags."""
+
+    def args(wildcards):
+        folder, coder, path = zip(*bitstreams_of(codecs, wildcards))
+        return flags(codec=list(folder), coder=list(coder), out=list(path))
+
+    return args
+
+
+# All points of a frozen codec in one process: most take less time than its start. One rule a codec,
+# because the number of outputs is the codec's number of points.
+for name in FROZEN:
+
+    rule:
+        name:
+            f"encode_{name}"
+        input:
+            codecs=codecs_at_split([name]),
+            activations=store("evaluation"),
+            model=original_model([name]),
+        output:
+            [
+                f"{RESULTS}/bitstreams/{{model}}/split{{split}}/{name}/{variant}/{coder}.rdc"
+                for variant in variants(name)
+                for coder in coders(name)
+            ],
+        log:
+            log_of(f"encode/{{model}}/split{{split}}/{name}"),
+        benchmark:
+            benchmark_of(f"encode/{{model}}/split{{split}}/{name}")
+        resources:
+            **needs("encode"),
+        params:
+            args=encoding_flags([name]),
+            model=with_model,
+        message:
+            f"encoding {name} at split {{wildcards.split}}"
+        shell:
+            "splitcodec encode {input.activations} {params.args} {params.model} > {log} 2>&1"
+
+
 rule encode:
     input:
         codec=codec_files,
@@ -13,7 +55,7 @@ rule encode:
     benchmark:
         benchmark_of(f"encode/{POINT}/{{coder}}")
     wildcard_constraints:
-        codec=one_of(CODECS),
+        codec=one_of(TUNED),
     resources:
         **needs("encode"),
     params:
@@ -43,16 +85,7 @@ rule encode_baselines:
     resources:
         **needs("encode"),
     params:
-        args=lambda wildcards: flags(
-            **dict(
-                zip(
-                    ("codec", "coder", "out"),
-                    map(
-                        list, zip(*bitstreams_of(SETTINGS.baselines.codecs, wildcards))
-                    ),
-                )
-            )
-        ),
+        args=encoding_flags(SETTINGS.baselines.codecs),
     message:
         "encoding the baselines at split {wildcards.split}"
     shell:
