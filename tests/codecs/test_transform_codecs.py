@@ -119,7 +119,7 @@ def test_damage_raises_one_kind_of_error_or_changes_nothing(learned, data):
     streams = learned.compress(*data)
     decoded = learned.decompress(streams, data[1])
     refused = 0
-    for trial in range(400):
+    for trial in range(160):
         row = generator.randrange(8)
         spoilt = bytearray(streams[row])
         if trial % 4 == 0:
@@ -135,7 +135,7 @@ def test_damage_raises_one_kind_of_error_or_changes_nothing(learned, data):
             refused += 1
             continue
         torch.testing.assert_close(found, decoded[row : row + 1, : found.shape[1]])
-    assert refused > 380
+    assert refused > 150
 
 
 def test_a_stream_of_another_length_is_refused(learned, data):

@@ -1,9 +1,5 @@
-"""DVC around the workflow: one clone makes everything and pushes, another pulls and changes a λ.
+"""DVC around the workflow: one clone makes everything and pushes, another pulls and adds a λ."""
 
-It has two splits, as the tiny experiment of tests/workflow has not.
-"""
-
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,8 +22,7 @@ def call(directory, *command):
 def experiment():
     """A few jobs of the tiny experiment, under the name of the default one."""
     params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text()) | {"experiment": "default"}
-    params["models"][0]["splits"] = [1, 2]
-    params["codecs"] = [{"name": "klt", "lambdas": [1.0e-4, 1.0e-2]}]
+    params["codecs"] = [{"name": "klt", "lambdas": [1.0e-4]}]
     params["baselines"] = {"codecs": []}
     return params | {
         "activations": {"dtype": "float16"},
@@ -70,23 +65,6 @@ def second(first):
     return clone
 
 
-def test_all_splits_are_in_tables_and_figures(first):
-    results = first / "results/default"
-    points = pd.read_csv(results / "points.csv")
-    assert points.groupby("split")["lambda"].apply(sorted).to_dict() == {
-        split: [1.0e-4, 1.0e-2] for split in (1, 2)
-    }
-    for _, curve in points.groupby("split"):
-        curve = curve.sort_values("lambda")
-        assert curve["bits_per_token_file"].is_monotonic_decreasing
-        assert curve["kl"].is_monotonic_increasing
-    for split in (1, 2):
-        assert (results / f"figures/rd-random-llama-split{split}.svg").stat().st_size > 1000
-        bounds = json.loads((results / f"bounds/random-llama/split{split}.json").read_text())
-        assert bounds["split"] == split
-        assert f"split{split}/klt" in (results / "report.html").read_text()
-
-
 def test_a_second_repro_has_nothing_to_do(first):
     assert "up to date" in call(first, "dvc", "repro")
 
@@ -97,19 +75,21 @@ def test_what_was_pulled_is_up_to_date_for_both(second):
 
 
 def test_pulled_files_that_are_lost_are_restored_byte_for_byte(second):
-    lost = second / CODECS / "lambda0.01-seed0/codec.safetensors"
+    lost = second / CODECS / "lambda0.0001-seed0/codec.safetensors"
     before = lost.read_bytes()
     lost.unlink()
     call(second, "dvc", "checkout")
     assert lost.read_bytes() == before
 
 
-def test_a_changed_lambda_trains_that_lambda_alone(second):
+def test_another_lambda_trains_that_lambda_alone(second):
     kept = second / CODECS / "lambda0.0001-seed0/codec.safetensors"
     before = kept.stat().st_mtime_ns
     call(second, "dvc", "exp", "run", "-S", f"{PARAMS}:codecs.0.lambdas=[0.0001,0.003]")
     assert kept.stat().st_mtime_ns == before
     assert (second / CODECS / "lambda0.003-seed0/codec.safetensors").exists()
+    points = pd.read_csv(second / "results/default/points.csv")
+    assert sorted(points["lambda"]) == [0.0001, 0.003]
     assert "codecs" in call(second, "dvc", "params", "diff")
     changed = call(second, "dvc", "metrics", "diff", "--all")
     assert "klt-ans-lambda0.003" in changed

@@ -6,6 +6,7 @@ None does more than check, load and call. `splitcodec --help` lists them in this
 
 # ruff: noqa: F401, I001 (imported for their commands, in the order of the workflow)
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ from splitcodec.errors import InputError, SplitcodecError
 
 def main() -> NoReturn:
     """Entry point: our errors become one line and exit status 1."""
+    # Importing torch and transformers makes a million objects that stay: a tenth of the start went
+    # into looking for garbage among them.
+    gc.set_threshold(100_000)
     try:
         app(list(_expanded(sys.argv[1:])), standalone_mode=True)
     except SplitcodecError as error:
