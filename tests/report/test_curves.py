@@ -25,6 +25,9 @@ rising = st.lists(st.floats(0.02, 0.5), min_size=3, max_size=7).map(np.cumsum)
 factors = st.floats(0.05, 20)
 
 
+UNCODED = 2.9
+
+
 def curve(qualities, rates, name="klt", codec="klt", seeds=0) -> Curve:
     """A curve whose λ numbers its points."""
     rows = {
@@ -34,6 +37,7 @@ def curve(qualities, rates, name="klt", codec="klt", seeds=0) -> Curve:
         "bits_per_token_file": np.asarray(rates, dtype=float),
         "bits_per_picture": np.nan,
         "cross_entropy": np.asarray(qualities, dtype=float),
+        "cross_entropy_uncoded": UNCODED,
     }
     points = pd.DataFrame(rows)
     for end in ("low", "high"):
@@ -69,22 +73,35 @@ def test_bd_rates_of_swapped_curves_are_reciprocal(steps, factor):
     assert (1 + forth / 100) * (1 + back / 100) == pytest.approx(1)
 
 
+def decades(low, high, points):
+    """Cross-entropies whose losses are powers of ten, with the exponents."""
+    exponents = np.linspace(low, high, points)
+    return UNCODED + 10**exponents, exponents
+
+
 def test_bd_rate_of_straight_lines_is_the_mean_gap_on_the_common_range():
-    anchor_at, test_at = np.linspace(3, 5, 5), np.linspace(4, 6, 4)
-    anchor = curve(anchor_at, 10 ** (4 - 0.5 * anchor_at))
-    test = curve(test_at, 10 ** (4.4 - 0.7 * test_at))
-    # On 4 to 5 the gap of log10 rates is 0.4 - 0.2 x, at its middle -0.5.
+    """Large losses: their scale is that of logarithms."""
+    anchor_at, anchor_log = decades(0, 2, 5)
+    test_at, test_log = decades(1, 3, 4)
+    anchor = curve(anchor_at, 10 ** (4 - 0.5 * anchor_log))
+    test = curve(test_at, 10 ** (3.4 - 0.7 * test_log))
+    # On 10 to 100 nats the gap of log10 rates is -0.6 - 0.2 x, at its middle -0.9.
     delta = bd_rate(anchor, test)
-    assert delta.percent == pytest.approx(100 * (10**-0.5 - 1))
-    assert (delta.low, delta.high) == (4, 5)
-    assert delta.overlap == pytest.approx(1 / 3)
+    assert delta.percent == pytest.approx(100 * (10**-0.9 - 1), rel=1e-3)
+    assert (delta.low, delta.high) == pytest.approx((UNCODED + 10, UNCODED + 100))
 
 
 def test_ratio_of_straight_lines_is_smallest_at_an_end():
-    at = np.linspace(3, 5, 5)
-    ratio = rate_ratio(curve(at, np.exp(9 - 1.5 * at)), curve(at, np.exp(9 - at)))
-    assert ratio.smallest == pytest.approx(math.exp(-2.5))
-    assert ratio.smallest_at == 5
+    at, log = decades(-1, 1, 5)
+    ratio = rate_ratio(curve(at, np.exp(9 - 1.5 * log)), curve(at, np.exp(9 - log)))
+    assert ratio.smallest == pytest.approx(math.exp(-0.5))
+    assert ratio.smallest_at == pytest.approx(at[-1])
+
+
+def test_losses_that_noise_makes_negative_are_on_the_scale_too():
+    line = curve(UNCODED + np.array([-0.002, 0.0005, 0.01, 0.1]), [4000, 3000, 1500, 500])
+    assert 3000 < rate_at(line, UNCODED) < 4000
+    assert 1500 < rate_at(line, UNCODED + 0.005) < 3000
 
 
 @fast
@@ -111,11 +128,11 @@ def test_curves_that_do_not_overlap_get_no_number():
 
 
 def test_two_points_are_too_few_for_a_bd_rate_but_have_a_ratio():
-    at = np.array([3.0, 3.1, 3.2, 3.3])
-    many = curve(at, np.exp(9 - at))
-    two = curve(at[[0, 3]], 0.5 * np.exp(9 - at[[0, 3]]))
+    at, log = decades(0, 1, 4)
+    many = curve(at, np.exp(9 - log))
+    two = curve(at[[0, 3]], 0.5 * np.exp(9 - log[[0, 3]]))
     assert bd_rate(many, two) is None
-    assert rate_ratio(two, many).smallest == pytest.approx(0.5)
+    assert rate_ratio(two, many).smallest == pytest.approx(0.5, rel=1e-3)
 
 
 def test_dominated_points_change_nothing():

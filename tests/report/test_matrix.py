@@ -21,7 +21,8 @@ def with_documents(points, noise):
     for row in points.to_dict("records"):
         key = tuple(-1.0 if row[k] != row[k] or row[k] is None else row[k] for k in keys)
         ones = np.ones(20)
-        sums = [ones, row["bits_per_token_file"] * weights, ones, row["cross_entropy"] * ones]
+        nats = [row["cross_entropy"] * ones, row["cross_entropy_uncoded"] * ones]
+        sums = [ones, row["bits_per_token_file"] * weights, ones, *nats]
         found[key] = np.stack(sums, 1)
     return found
 

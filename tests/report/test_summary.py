@@ -7,7 +7,7 @@ from rich.text import Text
 
 from splitcodec.errors import InputError
 from splitcodec.files import write_json
-from splitcodec.report.curves import headlines
+from splitcodec.report.curves import compare, headlines
 from splitcodec.report.summary import print_summary
 from splitcodec.report.table import read_points
 
@@ -34,9 +34,13 @@ def test_every_point_has_a_row(built):
 
 def test_the_headline_is_stated(built):
     text = " ".join(summary(built).split())
-    for item in headlines(read_points(built / "points.parquet")):
+    points = read_points(built / "points.parquet")
+    for item in headlines(points):
         assert item.sentence in text
-    assert "BD-rate of klt against int + zstd -68.9 %" in text
+    compared = [item for item in compare(points) if item.curve.name == "klt"]
+    assert len(compared) == 2
+    for item in compared:
+        assert f"BD-rate of klt against int + zstd {item.bd.percent:+.1f} %" in text
 
 
 @pytest.mark.parametrize(

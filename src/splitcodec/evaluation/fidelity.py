@@ -20,7 +20,7 @@ from splitcodec.evaluation.bitstreams import (
     model_of_codec,
     representation_of,
 )
-from splitcodec.evaluation.measures import CODED, COUNT, Measure, measure_of
+from splitcodec.evaluation.measures import CODED, COUNT, UNCODED, Measure, measure_of
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
 
@@ -149,7 +149,7 @@ def _compare(
 
 
 def by_document(decoder: Decoder, documents: list[str], total: Sums) -> list[dict[str, Any]]:
-    """Tokens, bits, predicted tokens and their cross-entropy (nats, summed) of each document.
+    """Tokens, bits, predicted tokens and their cross-entropies (nats, summed) of each document.
 
     `documents` has the document of each sequence. Bits are those of its streams, with a share of
     what the file has beside streams. For resampling documents, as intervals of differences need.
@@ -166,6 +166,7 @@ def by_document(decoder: Decoder, documents: list[str], total: Sums) -> list[dic
             "bits": bits[document],
             "predicted_tokens": int(row[COUNT]),
             "cross_entropy": float(row[CODED]),
+            "cross_entropy_uncoded": float(row[UNCODED]),
         }
         for document, row in sorted(total.by_document.items())
     ]

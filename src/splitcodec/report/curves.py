@@ -2,10 +2,12 @@
 
 A curve is all points of one codec at one split: a learned codec over λ (`klt`), or the quantisers
 of one lossless coder over their bits (`int + zstd`). Rates are file bits per token, or per picture
-(`terms`); quality is minus the cross-entropy in nats, so equal cross-entropy means equal perplexity
-or, of image models, equal divergence. Interpolation is of
-the logarithm of the rate against the cross-entropy, as in Bjøntegaard 2001 (VCEG-M33), and never
-leaves the measured range. Curves of several seeds are averaged for each λ first.
+(`terms`). Equal cross-entropy means equal perplexity or, of image models, equal divergence.
+Interpolation is of the logarithm of the rate against that of the loss, by which the cross-entropy
+exceeds the uncoded model's, as in Bjøntegaard 2001 (VCEG-M33), whose decibels are logarithms of a
+distortion too; it never leaves the measured range. Against the cross-entropy itself it says too
+much, by more the farther points are apart (`benchmarks/interpolation.py`). Curves of several seeds
+are averaged for each λ first.
 """
 
 import math
@@ -28,6 +30,8 @@ MINIMUM_POINTS = 3
 """Akima interpolation of fewer points is a straight line, and a mean over it says little."""
 
 _GRID = 512
+_SMALL_LOSS = 0.002
+"""Nats below which a loss is taken as it is and not its logarithm: noise may make it negative."""
 _BASELINES = [f"{kind} + {coder}" for kind in ("int", "fp16") for coder in reversed(CODERS)]
 
 
@@ -89,10 +93,14 @@ class Curve:
         """Lowest and highest cross-entropy, in nats, between which the curve is known."""
         return float(self.front["cross_entropy"].min()), float(self.front["cross_entropy"].max())
 
+    def losses(self, rows: pd.DataFrame) -> np.ndarray:
+        """By how much the cross-entropy of rows exceeds the uncoded model's, in nats."""
+        return rows["cross_entropy"].to_numpy() - self.uncoded
+
     @cached_property
     def _log_rate(self) -> PchipInterpolator:
         front = self.front.iloc[::-1]
-        return PchipInterpolator(front["cross_entropy"], np.log(front[self.rate]))
+        return PchipInterpolator(scaled(self.losses(front)), np.log(front[self.rate]))
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,11 @@ def name_order(name: str) -> tuple[bool, int, str]:
     return False, 0, name
 
 
+def scaled(losses: np.ndarray) -> np.ndarray:
+    """Losses in nats on the scale of interpolation: logarithmic, but linear where small."""
+    return np.arcsinh(losses / _SMALL_LOSS)
+
+
 def curves_of(points: pd.DataFrame) -> list[Curve]:
     """All curves in a table of points, by model and split, in the order of `name_order`."""
     names = [curve_name(*pair) for pair in zip(points["codec"], points["coder"], strict=True)]
@@ -201,9 +214,9 @@ def bd_rate(anchor: Curve, test: Curve) -> BdRate | None:
         return None
     percent = bjontegaard.bd_rate(
         anchor.front[anchor.rate],
-        -anchor.front["cross_entropy"],
+        -scaled(anchor.losses(anchor.front)),
         test.front[test.rate],
-        -test.front["cross_entropy"],
+        -scaled(test.losses(test.front)),
         method="akima",
         require_matching_points=False,
         min_overlap=0,
@@ -322,4 +335,4 @@ def _common(one: Curve, other: Curve) -> tuple[float, float]:
 def _rates(curve: Curve, cross_entropies: np.ndarray) -> np.ndarray:
     if len(curve.front) == 1:  # only ever asked at its own point
         return np.full(len(cross_entropies), curve.front[curve.rate].iloc[0])
-    return np.exp(curve._log_rate(cross_entropies))
+    return np.exp(curve._log_rate(scaled(cross_entropies - curve.uncoded)))

@@ -18,17 +18,17 @@ import pandas as pd
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json
-from splitcodec.report.curves import MINIMUM_POINTS, Curve, curves_of
+from splitcodec.report.curves import MINIMUM_POINTS, Curve, curves_of, scaled
 
 RESAMPLES = 200
 DOCUMENTS, SEEDS = "documents", "seeds"
-_SUMS = ("tokens", "bits", "predicted_tokens", "cross_entropy")
+_SUMS = ("tokens", "bits", "predicted_tokens", "cross_entropy", "cross_entropy_uncoded")
 _POINT = ["model", "split", "codec", "coder", "lambda", "seed"]
 _NO_VALUE = -1.0
 
 Key = tuple[Any, ...]
 Place = tuple[np.ndarray, np.ndarray]
-"""Rates and cross-entropies of the points of a curve, each (points,)."""
+"""Rates and losses in nats of the points of a curve, each (points,)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Matrix:
 
 
 def read_documents(evaluations: list[Path]) -> dict[Key, np.ndarray]:
-    """Sums by document, (documents, 4), of each point that has them, from evaluation files."""
+    """Sums by document, (documents, 5), of each point that has them, from evaluation files."""
     found = {}
     for path in evaluations:
         try:
@@ -110,7 +110,7 @@ def _cell(*ratios: float) -> Cell:
 def _draws(
     curves: list[Curve], documents: dict[Key, np.ndarray], resamples: int
 ) -> tuple[str, dict[str, list[Place]]]:
-    """What was resampled; of each curve, rates and cross-entropies of its points in each draw."""
+    """What was resampled; of each curve, rates and losses of its points in each draw."""
     generator = np.random.default_rng(0)
     tables = {
         c.name: [documents.get(_key(row)) for row in c.points.to_dict("records")] for c in curves
@@ -126,13 +126,13 @@ def _draws(
 
 
 def _of_documents(curve: Curve, tables: list[np.ndarray], drawn: np.ndarray) -> Iterator[Place]:
-    """Rates and cross-entropies with the documents of each row of `drawn`."""
-    sums = np.stack([table[drawn].sum(1) for table in tables])  # (points, draws, 4)
-    rates, nats = sums[..., 1] / sums[..., 0], sums[..., 3] / sums[..., 2]
+    """Rates and losses with the documents of each row of `drawn`."""
+    sums = np.stack([table[drawn].sum(1) for table in tables])  # (points, draws, 5)
+    rates, losses = sums[..., 1] / sums[..., 0], (sums[..., 3] - sums[..., 4]) / sums[..., 2]
     codec, weight = (curve.points[name] for name in ("codec", "lambda"))
     groups = curve.points.groupby([codec, weight.fillna(_NO_VALUE)]).indices.values()
     for number in range(len(drawn)):
-        means = [(rates[g, number].mean(), nats[g, number].mean()) for g in groups]
+        means = [(rates[g, number].mean(), losses[g, number].mean()) for g in groups]
         yield tuple(np.array(means).T)
 
 
@@ -145,25 +145,26 @@ def _of_seeds(curve: Curve, generator: np.random.Generator, resamples: int) -> I
     columns = ["bits_per_token_file", "cross_entropy"]
     by_weight = curve.points.groupby(["lambda", "seed"])[columns].mean().unstack("seed").dropna()
     for _ in range(resamples):
-        chosen = generator.choice(seeds, len(seeds))
-        yield tuple(by_weight[name][list(chosen)].mean(axis=1).to_numpy() for name in columns)
+        chosen = list(generator.choice(seeds, len(seeds)))
+        rates, nats = (by_weight[name][chosen].mean(axis=1).to_numpy() for name in columns)
+        yield rates, nats - curve.uncoded
 
 
 def _means(curve: Curve) -> Place:
-    return tuple(curve.mean[n].to_numpy() for n in ("bits_per_token_file", "cross_entropy"))
+    return curve.mean["bits_per_token_file"].to_numpy(), curve.losses(curve.mean)
 
 
 def _log_ratio(anchor: Place, test: Place) -> float | None:
     """ln(1 + BD-rate), whose sign turns when test and anchor change places."""
-    (anchor_rates, anchor_nats), (rates, nats) = _front(*anchor), _front(*test)
-    low, high = max(anchor_nats.min(), nats.min()), min(anchor_nats.max(), nats.max())
+    (anchor_rates, anchor_losses), (rates, losses) = _front(*anchor), _front(*test)
+    low, high = max(anchor_losses.min(), losses.min()), min(anchor_losses.max(), losses.max())
     if min(len(anchor_rates), len(rates)) < MINIMUM_POINTS or low >= high:
         return None
     percent = bjontegaard.bd_rate(
         anchor_rates,
-        -anchor_nats,
+        -scaled(anchor_losses),
         rates,
-        -nats,
+        -scaled(losses),
         method="akima",
         require_matching_points=False,
         min_overlap=0,
@@ -171,12 +172,12 @@ def _log_ratio(anchor: Place, test: Place) -> float | None:
     return math.log1p(percent / 100)
 
 
-def _front(rates: np.ndarray, nats: np.ndarray) -> Place:
+def _front(rates: np.ndarray, losses: np.ndarray) -> Place:
     """The Pareto-optimal points, by rising rate."""
-    order = np.lexsort((nats, rates))
-    rates, nats = rates[order], nats[order]
-    best = np.minimum.accumulate(np.concatenate([[np.inf], nats[:-1]]))
-    return rates[nats < best], nats[nats < best]
+    order = np.lexsort((losses, rates))
+    rates, losses = rates[order], losses[order]
+    best = np.minimum.accumulate(np.concatenate([[np.inf], losses[:-1]]))
+    return rates[losses < best], losses[losses < best]
 
 
 def _key(point: dict[str, Any]) -> Key:
