@@ -1,4 +1,4 @@
-"""How well interpolation tells a rate: `python benchmarks/interpolation.py results/*/points.parquet`.
+"""How well rates are interpolated: `python benchmarks/interpolation.py results/*/points.parquet`.
 
 Of every curve of four Pareto-optimal points or more each inner one is left out in turn, and its
 rate is read off the curve through the others at its cross-entropy: on the scale of the report,

@@ -180,8 +180,7 @@ def original_model(codecs):
     sends token ids."""
 
     def path(wildcards):
-        chosen = codecs or [wildcards.codec]
-        needed = any(codec in NEEDING_MODEL for codec in chosen)
+        needed = any(codec in NEEDING_MODEL for codec in codecs)
         return f"data/models/{wildcards.model}" if needed else []
 
     return path
@@ -277,6 +276,16 @@ def bitstreams_at_split(codecs):
     return lambda wildcards: [path for *_, path in bitstreams_of(codecs, wildcards)]
 
 
+def encoding_flags(codecs):
+    """A parameter function: the folders, coders and files of `codecs`, as flags."""
+
+    def args(wildcards):
+        folder, coder, path = zip(*bitstreams_of(codecs, wildcards))
+        return flags(codec=list(folder), coder=list(coder), out=list(path))
+
+    return args
+
+
 def evaluation_flags(wildcards, input, output):
     """What is evaluated and how, as flags."""
     return flags(
@@ -292,8 +301,3 @@ def bitstream_of(wildcards):
     """The file of a point."""
     (coder,) = coders(wildcards.codec)
     return f"{RESULTS}/bitstreams/{POINT}/{coder}.rdc"
-
-
-def codec_folder(wildcards, input):
-    """The folder of the codec whose files are `input.codec`."""
-    return folders(input.codec)[0]

@@ -11,6 +11,7 @@ No codec is fitted. For each split, with covariance Σ and sensitivity G of the 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,15 +111,13 @@ def probe(
     rows = range(min(sequences, len(activations)))
     batch, reference = activations.read(rows), references.read(rows)
     generator = torch.Generator().manual_seed(seed)
-    divergences, rises, errors = [], [], []
-    for rate_weight in rate_weights:
-        point = quantiser_rate(statistics.variances, rate_weight)
-        noisy = _with_errors(batch, statistics, point, generator)
-        kl, rise = compare_outputs(model, statistics.split, noisy, batch, reference)
-        divergences.append(float(kl.mean()))
-        rises.append(float(rise.mean()))
-        errors.append(float(rise.std()) / math.sqrt(len(rise)))
-    return Probe(rate_weights, np.array(divergences), np.array(rises), np.array(errors))
+    points = [quantiser_rate(statistics.variances, rate_weight) for rate_weight in rate_weights]
+    noisy = (_with_errors(batch, statistics, point, generator) for point in points)
+    compared = compare_outputs(model, statistics.split, noisy, batch, reference)
+    divergences = np.array([float(kl.mean()) for kl, _ in compared])
+    rises = np.array([float(rise.mean()) for _, rise in compared])
+    errors = np.array([float(rise.std()) / math.sqrt(len(rise)) for _, rise in compared])
+    return Probe(rate_weights, divergences, rises, errors)
 
 
 def _with_errors(
@@ -137,18 +136,23 @@ def _with_errors(
 
 
 def compare_outputs(
-    model: SplitModel, split: int, noisy: Tensor, batch: Batch, reference: Batch
-) -> tuple[Tensor, Tensor]:
-    """Divergence and rise of cross-entropy of every predicted token; each (tokens,)."""
+    model: SplitModel, split: int, changed: Iterable[Tensor], batch: Batch, reference: Batch
+) -> list[tuple[Tensor, Tensor]]:
+    """Divergence and rise of cross-entropy of every predicted token, each (tokens,), for each of
+    the `changed` representations."""
     scored = batch.mask[:, 1:]
     labels = batch.tokens[:, 1:][scored].to(model.device)
     kept = scored.to(model.device)
-    coded = model.final_states(noisy, split)[:, :-1][kept]
     uncoded = model.final_states(reference.representation, model.blocks)[:, :-1][kept]
-    (compared,) = compare_heads((model, uncoded), [(model, coded)])
-    rise = model.logits_of(uncoded, labels) - model.logits_of(coded, labels)
-    rise += compared.coded_normaliser - compared.reference_normaliser
-    return compared.kl.cpu(), rise.cpu()
+    coded = [model.final_states(own, split)[:, :-1][kept] for own in changed]
+    expected = model.logits_of(uncoded, labels)
+    found = []
+    pairs = zip(coded, compare_heads((model, uncoded), [(model, c) for c in coded]), strict=True)
+    for own, compared in pairs:
+        rise = expected - model.logits_of(own, labels)
+        rise += compared.coded_normaliser - compared.reference_normaliser
+        found.append((compared.kl.cpu(), rise.cpu()))
+    return found
 
 
 def rise_ratio(probes: list[Probe]) -> tuple[float, float]:
