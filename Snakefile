@@ -49,12 +49,10 @@ rule activations:
     input:
         every_split(f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors"),
         [
-            path
+            store(partition, place).format(model=model)
+            for model, settings in MODELS.items()
             for partition in PARTITIONS
-            for path in [
-                *every_split(store(partition)),
-                *expand(store(partition, "final"), model=MODELS),
-            ]
+            for place in extracted(partition, settings.splits)
         ],
 
 

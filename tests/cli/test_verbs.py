@@ -115,6 +115,15 @@ def test_extraction_writes_every_split_and_the_final_one(folder, world):
             assert torch.equal(store.read([0]).representation, expected)
 
 
+def test_extraction_without_the_final_one_writes_the_same_splits(folder, world, run):
+    run("extract", "--model", world.model_directory, "--tokens", world.tokens("validation"),
+        "--split", 1, "--no-final", "--out", folder / "short")  # fmt: skip
+    (written,) = (folder / "short").rglob("*.parquet")
+    before = folder / "split1/validation.parquet"
+    ours, theirs = (Activations(path).read(range(4)) for path in (written, before))
+    assert torch.equal(ours.representation, theirs.representation)
+
+
 def test_flags_reach_the_codec(folder):
     codec, meaning = load_codec(folder / HYPERPRIOR)
     assert (meaning["lambda"], meaning["seed"], meaning["mode"]) == (0.01, 3, "frozen")

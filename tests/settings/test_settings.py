@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from splitcodec.errors import SettingsError
-from splitcodec.settings import Settings, load_settings
+from splitcodec.settings import Codec, Settings, load_settings
 
 PARAMS = Path(__file__).parents[2] / "params"
 TINY = yaml.safe_load((PARAMS / "tiny.yaml").read_text())
@@ -180,3 +180,17 @@ def test_qualities_of_pictures_are_those_that_formats_have():
     values["images"]["pictures"] = {"jpeg": [0], "webp": [0, 0]}
     said = complaint(values)
     assert "images.pictures.jpeg.0" in said and "named twice: 0" in said
+
+
+@pytest.mark.parametrize(
+    "codec, compares",
+    [
+        ({"name": "klt", "lambdas": [0.1]}, False),
+        ({"name": "hyperprior", "lambdas": [0.1]}, True),
+        ({"name": "hyperprior", "lambdas": [0.1], "set": {"polish_steps": 0}}, False),
+        ({"name": "b", "codec": "int4", "mode": "back"}, True),
+        ({"name": "e", "codec": "int4", "mode": "end-to-end"}, False),
+    ],
+)
+def test_codecs_that_learn_from_the_output_compare_with_the_uncoded_one(codec, compares):
+    assert Codec.model_validate(codec).compares_outputs is compares

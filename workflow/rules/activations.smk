@@ -1,39 +1,41 @@
 """One forward pass writes the representations at all splits; gradients tell what matters."""
 
-# One rule a model, because the number of outputs is the model's number of splits.
+# One rule a model and partition, because the number of outputs is the number of what is stored.
 for name, settings in MODELS.items():
+    for partition in PARTITIONS:
 
-    rule:
-        name:
-            f"extract_{name}"
-        input:
-            model=f"data/models/{name}",
-            tokens=inputs_of(name),
-        output:
-            [
-                f"{RESULTS}/activations/{name}/{place}/{{partition}}.parquet"
-                for place in [*(f"split{k}" for k in settings.splits), "final"]
-            ],
-        log:
-            log_of(f"extract/{name}/{{partition}}"),
-        benchmark:
-            benchmark_of(f"extract/{name}/{{partition}}")
-        threads: 2
-        resources:
-            **needs("extract"),
-        params:
-            args=flags(
-                split=settings.splits,
-                out=f"{RESULTS}/activations/{name}",
-                model_dtype=settings.dtype,
-                patch=settings.patch,
-                **SETTINGS.activations.model_dump(),
-            ),
-        message:
-            "extracting {wildcards.partition}"
-        shell:
-            "splitcodec extract --model {input.model} --tokens {input.tokens} {params.args}"
-            " > {log} 2>&1"
+        rule:
+            name:
+                f"extract_{partition}_{name}"
+            input:
+                model=f"data/models/{name}",
+                tokens=inputs_of(name, partition),
+            output:
+                [
+                    f"{RESULTS}/activations/{name}/{place}/{partition}.parquet"
+                    for place in extracted(partition, settings.splits)
+                ],
+            log:
+                log_of(f"extract/{name}/{partition}"),
+            benchmark:
+                benchmark_of(f"extract/{name}/{partition}")
+            threads: 2
+            resources:
+                **needs("extract"),
+            params:
+                args=flags(
+                    split=settings.splits,
+                    final="final" in extracted(partition, settings.splits),
+                    out=f"{RESULTS}/activations/{name}",
+                    model_dtype=settings.dtype,
+                    patch=settings.patch,
+                    **SETTINGS.activations.model_dump(),
+                ),
+            message:
+                f"extracting {partition}"
+            shell:
+                "splitcodec extract --model {input.model} --tokens {input.tokens} {params.args}"
+                " > {log} 2>&1"
 
     rule:
         name:

@@ -21,6 +21,7 @@ CODECS = {codec.name: codec for codec in SETTINGS.codecs}
 TUNED = [codec.name for codec in SETTINGS.codecs if codec.mode != "frozen"]
 SHARED = [codec.name for codec in SETTINGS.codecs if codec.shared]
 FROZEN = [codec.name for codec in SETTINGS.codecs if codec.mode == "frozen"]
+COMPARING = [codec.name for codec in SETTINGS.codecs if codec.compares_outputs]
 END_TO_END = [codec.name for codec in SETTINGS.codecs if changes_front(codec.mode)]
 NEEDING_MODEL = END_TO_END + [
     codec.name for codec in SETTINGS.codecs if codec.set.get("tokens")
@@ -135,6 +136,12 @@ def store(partition, split="split{split}"):
     return f"{RESULTS}/activations/{{model}}/{split}/{partition}.parquet"
 
 
+def extracted(partition, splits):
+    """What is stored of a partition: `splits`, and the final representation where it is used."""
+    final = partition != "train" or COMPARING
+    return [*(f"split{k}" for k in splits), *(["final"] if final else [])]
+
+
 def variants(codec):
     """The points of a codec: one for each λ and seed, or the only one of a baseline."""
     if is_baseline(codec):
@@ -238,21 +245,23 @@ def assignments(values):
 
 def training_material(wildcards):
     """What a codec of a frozen model, or of one whose back learns, is trained on, by flag."""
-    return {
+    material = {
         "model": "data/models/{model}",
         "activations": store("train"),
-        "references": store("train", "final"),
         "validation": store("validation"),
         "validation_references": store("validation", "final"),
         "sensitivity": f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors",
     }
+    if wildcards.codec in COMPARING:
+        material["references"] = store("train", "final")
+    return material
 
 
 def tuning_material(wildcards):
     """What model and codec are trained on together, by flag."""
     material = training_material(wildcards)
     if wildcards.codec in END_TO_END:
-        del material["sensitivity"], material["references"]
+        del material["sensitivity"]
         material["tokens"] = f"{RESULTS}/tokens/{{model}}/train.parquet"
     return material
 

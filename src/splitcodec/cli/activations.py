@@ -22,6 +22,7 @@ def extract(
     tokens: Annotated[Path, typer.Option(help="Parquet file made by tokenise or prepare")],
     split: Annotated[list[int], typer.Option(help="after how many blocks; repeat for several")],
     out: Annotated[Path, typer.Option(help="directory; files are split<k>/<partition>.parquet")],
+    final: Annotated[bool, typer.Option(help="store the final representation as well")] = True,
     model_dtype: DtypeOption = Dtype.float32,
     dtype: Annotated[Dtype, typer.Option(help="of the stored values")] = Dtype.float16,
     batch_sequences: BatchSequences = 4,
@@ -32,7 +33,10 @@ def extract(
         int, typer.Option(min=1, help="positions a side of a token, of feature maps")
     ] = 1,
 ) -> None:
-    """Write the representations at all splits, and the final one, in one forward pass."""
+    """Write the representations at all splits, and the final one, in one forward pass.
+
+    Without the final one, blocks after the last split are not run.
+    """
     import torch
 
     from splitcodec.activations.extraction import extract
@@ -46,7 +50,8 @@ def extract(
     if loaded.blocks in split:
         raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
     outputs = {k: out / f"split{k}" / f"{partition}.parquet" for k in split}
-    outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
+    if final:
+        outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
     wanted = train_sequences if partition == "train" else None
     extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences, wanted)
 

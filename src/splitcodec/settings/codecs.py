@@ -94,6 +94,15 @@ class Codec(Strict):
             raise ValueError("tuning is for the modes in which the model learns, not for frozen")
         return self
 
+    @property
+    def compares_outputs(self) -> bool:
+        """Whether its training compares what the model says of the training text with and without
+        the codec, for which the uncoded final representation is needed."""
+        polished = hyperparameters_of(self.codec).model_validate(self.set)
+        if self.mode == "frozen":
+            return getattr(polished, "polish_steps", 0) > 0
+        return not changes_front(self.mode)
+
 
 def changes_front(mode: str) -> bool:
     """Whether the front learns too, so that stored representations are not its own."""
