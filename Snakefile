@@ -48,12 +48,7 @@ rule inputs:
 rule activations:
     input:
         every_split(f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors"),
-        [
-            store(partition, place).format(model=model)
-            for model, settings in MODELS.items()
-            for partition in PARTITIONS
-            for place in extracted(partition, settings.splits)
-        ],
+        [extracted(model)[part] for model in MODELS for part in EXTRACTED],
 
 
 rule codecs:

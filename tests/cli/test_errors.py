@@ -236,7 +236,6 @@ def test_bounds_of_a_codec_without_transform(run, world, made, out):
 @pytest.mark.parametrize(
     "rule, said",
     [
-        ("evaluation: {share: [0, 1], sequences: 1}", "no --rule for partition 'train'"),
         ("train: {share: [0, 1]}", "train.sequences: Field required"),
         ("train: {documents: [a], between: [1, 2], sequences: 1}", "exactly one"),
         ("train: {documents: [none*], sequences: 1}", "selects none"),
@@ -245,8 +244,14 @@ def test_bounds_of_a_codec_without_transform(run, world, made, out):
 )
 def test_a_bad_rule(run, world, out, rule, said):
     done = run("tokenise", "--documents", world.documents, "--model", world.model_directory,
-               "--partition", "train", "--rule", rule, "--out", out)  # fmt: skip
+               "--rule", rule, "--out", out)  # fmt: skip
     assert said in done.complaint
+
+
+def test_pretraining_needs_the_rule_of_its_partition(run, world, out):
+    rule = "evaluation: {share: [0, 1], sequences: 1}"
+    done = run("pretrain", "--documents", world.documents, "--rule", rule, "--out", out)
+    assert "no --rule for partition train; there are evaluation" in done.complaint
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_generation_prints_text_and_cost(run, folder, world, codec):
 
 
 def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
-    model, tokens = tmp_path / "model", tmp_path / "tokens.parquet"
+    model, tokens = tmp_path / "model", tmp_path / "tokens"
     arguments = ["--architecture", "gpt2", "--blocks", 2, "--channels", 16, "--heads", 2]
     assert run("fetch-model", "--kind", "random", *arguments, "--out", model).code == 0
     text = tmp_path / "documents.parquet"
@@ -231,10 +231,11 @@ def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
     assert text.read_bytes() == world.documents.read_bytes()
     rules = ["--rule", "train: {share: [0, 0.5], sequences: 3}"]
     rules += ["--rule", "evaluation: {share: [0.5, 1], sequences: 2}"]
-    done = run("tokenise", "--documents", text, "--model", model, "--partition", "evaluation",
-               *rules, "--sequence-length", 32, "--out", tokens)  # fmt: skip
+    done = run("tokenise", "--documents", text, "--model", model, *rules,
+               "--sequence-length", 32, "--out", tokens)  # fmt: skip
     assert done.code == 0
-    assert pq.read_table(tokens).num_rows == 2
+    rows = {path.stem: pq.read_table(path).num_rows for path in tokens.iterdir()}
+    assert rows == {"train": 3, "evaluation": 2}
 
 
 def test_a_model_that_learned_with_its_codec_passes_all_verbs(run, folder, world, tmp_path):

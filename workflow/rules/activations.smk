@@ -1,41 +1,39 @@
 """One forward pass writes the representations at all splits; gradients tell what matters."""
 
-# One rule a model and partition, because the number of outputs is the number of what is stored.
+# A rule for the training text of each model and one for the rest, because the number of outputs is the
+# number of splits.
 for name, settings in MODELS.items():
-    for partition in PARTITIONS:
+    for part, (partitions, final) in EXTRACTED.items():
 
         rule:
             name:
-                f"extract_{partition}_{name}"
+                f"extract_{part}_{name}"
             input:
                 model=f"data/models/{name}",
-                tokens=inputs_of(name, partition),
+                tokens=[inputs_of(name, partition) for partition in partitions],
             output:
-                [
-                    f"{RESULTS}/activations/{name}/{place}/{partition}.parquet"
-                    for place in extracted(partition, settings.splits)
-                ],
+                extracted(name)[part],
             log:
-                log_of(f"extract/{name}/{partition}"),
+                log_of(f"extract/{name}/{part}"),
             benchmark:
-                benchmark_of(f"extract/{name}/{partition}")
+                benchmark_of(f"extract/{name}/{part}")
             threads: 2
             resources:
                 **needs("extract"),
             params:
                 args=flags(
+                    tokens=[inputs_of(name, partition) for partition in partitions],
                     split=settings.splits,
-                    final="final" in extracted(partition, settings.splits),
+                    final=final,
                     out=f"{RESULTS}/activations/{name}",
                     model_dtype=settings.dtype,
                     patch=settings.patch,
                     **SETTINGS.activations.model_dump(),
                 ),
             message:
-                f"extracting {partition}"
+                f"extracting {', '.join(partitions)}"
             shell:
-                "splitcodec extract --model {input.model} --tokens {input.tokens} {params.args}"
-                " > {log} 2>&1"
+                "splitcodec extract --model {input.model} {params.args} > {log} 2>&1"
 
     rule:
         name:

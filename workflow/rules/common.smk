@@ -136,10 +136,24 @@ def store(partition, split="split{split}"):
     return f"{RESULTS}/activations/{{model}}/{split}/{partition}.parquet"
 
 
-def extracted(partition, splits):
-    """What is stored of a partition: `splits`, and the final representation where it is used."""
-    final = partition != "train" or COMPARING
-    return [*(f"split{k}" for k in splits), *(["final"] if final else [])]
+# What is extracted together, and whether with the final representation: the training text's serves
+# codecs alone whose training compares outputs.
+EXTRACTED = {"train": (["train"], bool(COMPARING)), "held_out": (PARTITIONS[1:], True)}
+
+
+def extracted(model):
+    """An activation store's place for each partition and split of a model, by what goes together."""
+    return {
+        part: [
+            f"{RESULTS}/activations/{model}/{place}/{partition}.parquet"
+            for partition in partitions
+            for place in [
+                *(f"split{k}" for k in MODELS[model].splits),
+                *(["final"] if final else []),
+            ]
+        ]
+        for part, (partitions, final) in EXTRACTED.items()
+    }
 
 
 def variants(codec):

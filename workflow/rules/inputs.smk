@@ -76,11 +76,14 @@ if SETTINGS.text:
             documents=TEXT,
             model="data/models/{model}",
         output:
-            f"{RESULTS}/tokens/{{model}}/{{partition}}.parquet",
+            [
+                f"{RESULTS}/tokens/{{model}}/{partition}.parquet"
+                for partition in PARTITIONS
+            ],
         log:
-            log_of("tokenise/{model}/{partition}"),
+            log_of("tokenise/{model}"),
         benchmark:
-            benchmark_of("tokenise/{model}/{partition}")
+            benchmark_of("tokenise/{model}")
         wildcard_constraints:
             model=one_of(TEXT_MODELS),
         resources:
@@ -91,11 +94,12 @@ if SETTINGS.text:
                 sequence_length=SETTINGS.text.sequence_length,
                 start_token=SETTINGS.text.start_token,
             ),
+            out=f"{RESULTS}/tokens/{{model}}",
         message:
-            "tokenising {wildcards.partition} for {wildcards.model}"
+            "tokenising for {wildcards.model}"
         shell:
             "splitcodec tokenise --documents {input.documents} --model {input.model}"
-            " --partition {wildcards.partition} {params.rules} --out {output} > {log} 2>&1"
+            " {params.rules} --out {params.out} > {log} 2>&1"
 
 
 if SETTINGS.images:
@@ -126,19 +130,23 @@ if SETTINGS.images:
             images=IMAGES,
             model="data/models/{model}",
         output:
-            f"{RESULTS}/pixels/{{model}}/{{partition}}.parquet",
+            [
+                f"{RESULTS}/pixels/{{model}}/{partition}.parquet"
+                for partition in PARTITIONS
+            ],
         log:
-            log_of("prepare/{model}/{partition}"),
+            log_of("prepare/{model}"),
         benchmark:
-            benchmark_of("prepare/{model}/{partition}")
+            benchmark_of("prepare/{model}")
         wildcard_constraints:
             model=one_of(IMAGE_MODELS),
         resources:
             **needs("tokenise"),
         params:
             rules=flags(rule=rules_of(SETTINGS.images.partitions)),
+            out=f"{RESULTS}/pixels/{{model}}",
         message:
-            "preparing pictures of {wildcards.partition} for {wildcards.model}"
+            "preparing pictures for {wildcards.model}"
         shell:
             "splitcodec prepare --images {input.images} --model {input.model}"
-            " --partition {wildcards.partition} {params.rules} --out {output} > {log} 2>&1"
+            " {params.rules} --out {params.out} > {log} 2>&1"

@@ -19,7 +19,9 @@ from splitcodec.errors import SettingsError
 @app.command()
 def extract(
     model: ModelDirectory,
-    tokens: Annotated[Path, typer.Option(help="Parquet file made by tokenise or prepare")],
+    tokens: Annotated[
+        list[Path], typer.Option(help="Parquet file made by tokenise or prepare; one a partition")
+    ],
     split: Annotated[list[int], typer.Option(help="after how many blocks; repeat for several")],
     out: Annotated[Path, typer.Option(help="directory; files are split<k>/<partition>.parquet")],
     final: Annotated[bool, typer.Option(help="store the final representation as well")] = True,
@@ -42,18 +44,20 @@ def extract(
     from splitcodec.activations.extraction import extract
     from splitcodec.inputs.model_inputs import read_inputs
 
-    meaning = read_inputs(tokens).metadata | {"patch": patch}
-    partition = meaning["partition"]
-    loaded = load_model(model, model_dtype, meaning)
+    inputs = {path: read_inputs(path).metadata | {"patch": patch} for path in tokens}
+    loaded = load_model(model, model_dtype, *inputs.values())
     for k in split:
         loaded.check_split(k)
     if loaded.blocks in split:
         raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
-    outputs = {k: out / f"split{k}" / f"{partition}.parquet" for k in split}
+    places = {k: out / f"split{k}" for k in split}
     if final:
-        outputs[loaded.blocks] = out / "final" / f"{partition}.parquet"
-    wanted = train_sequences if partition == "train" else None
-    extract(loaded, tokens, outputs, getattr(torch, dtype), batch_sequences, wanted)
+        places[loaded.blocks] = out / "final"
+    for path, meaning in inputs.items():
+        partition = meaning["partition"]
+        outputs = {k: place / f"{partition}.parquet" for k, place in places.items()}
+        wanted = train_sequences if partition == "train" else None
+        extract(loaded, path, outputs, getattr(torch, dtype), batch_sequences, wanted)
 
 
 @app.command()

@@ -84,14 +84,17 @@ def validated(wanted: Any, given: dict[str, Any]) -> Any:
         raise SettingsError(describe(error)) from None
 
 
-def choose_partition(rules: list[str], wanted: str) -> tuple[Partition, dict[str, Partition]]:
-    """The rule of the wanted partition, and those of the others."""
-    others: dict[str, Partition] = {}
+def read_rules(rules: list[str]) -> dict[str, Partition]:
+    """The rules of partitions, by name."""
+    found: dict[str, Partition] = {}
     for text in rules:
-        others |= validated(dict[str, Partition], parse_yaml(text))
-    if wanted not in others:
-        raise SettingsError(f"no --rule for partition {wanted!r}; there are {', '.join(others)}")
-    return others.pop(wanted), others
+        found |= validated(dict[str, Partition], parse_yaml(text))
+    return found
+
+
+def without(rules: dict[str, Partition], name: str) -> dict[str, Partition]:
+    """The rules of the other partitions."""
+    return {other: rule for other, rule in rules.items() if other != name}
 
 
 def assignments(pairs: list[str]) -> dict[str, Any]:

@@ -10,15 +10,17 @@ from splitcodec.cli.common import (
     Out,
     Rules,
     app,
-    choose_partition,
     parse_yaml,
+    read_rules,
     validated,
+    without,
 )
 from splitcodec.settings import ImageSource, ModelSource, TextSource
 
 Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
 Text = Annotated[str | None, typer.Option()]
 Number = Annotated[int | None, typer.Option()]
+Folder = Annotated[Path, typer.Option(help="directory; files are <partition>.parquet")]
 
 
 @app.command()
@@ -72,17 +74,19 @@ def fetch_text(
 def tokenise(
     documents: Annotated[Path, typer.Option(help="Parquet file made by fetch-text")],
     model: ModelDirectory,
-    partition: Annotated[str, typer.Option(help="the one of the rules to write")],
     rule: Rules,
-    out: Out,
+    out: Folder,
     sequence_length: Annotated[int, typer.Option(min=2)] = 512,
     start_token: bool = True,
 ) -> None:
-    """Cut the documents of a partition into sequences of tokens."""
-    chosen, others = choose_partition(rule, partition)
+    """Cut the documents of every partition into sequences of tokens."""
+    rules = read_rules(rule)
     from splitcodec.inputs.tokens import tokenise
 
-    tokenise(documents, model, partition, chosen, others, sequence_length, start_token, out)
+    for name, own in rules.items():
+        path = out / f"{name}.parquet"
+        others = without(rules, name)
+        tokenise(documents, model, name, own, others, sequence_length, start_token, path)
 
 
 @app.command()
@@ -103,12 +107,12 @@ def fetch_images(
 def prepare(
     images: Annotated[Path, typer.Option(help="Parquet file made by fetch-images")],
     model: ModelDirectory,
-    partition: Annotated[str, typer.Option(help="the one of the rules to write")],
     rule: Rules,
-    out: Out,
+    out: Folder,
 ) -> None:
-    """Make the pixels that a model reads of the pictures of a partition."""
-    chosen, others = choose_partition(rule, partition)
+    """Make the pixels that a model reads of the pictures of every partition."""
+    rules = read_rules(rule)
     from splitcodec.inputs.pixels import prepare
 
-    prepare(images, model, partition, chosen, others, out)
+    for name, own in rules.items():
+        prepare(images, model, name, own, without(rules, name), out / f"{name}.parquet")

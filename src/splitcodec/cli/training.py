@@ -13,10 +13,12 @@ from splitcodec.cli.common import (
     Rules,
     app,
     assignments,
-    choose_partition,
     load_model,
+    read_rules,
     validated,
+    without,
 )
+from splitcodec.errors import SettingsError
 from splitcodec.settings import TrainedSource
 
 
@@ -34,13 +36,15 @@ def pretrain(
 ) -> None:
     """Train a small model on the train partition; resumes where a killed run stopped."""
     source = validated(TrainedSource, {"kind": "trained", **assignments(set)})
-    chosen, others = choose_partition(rule, "train")
+    rules = read_rules(rule)
+    if "train" not in rules:
+        raise SettingsError(f"no --rule for partition train; there are {', '.join(rules)}")
     from splitcodec.training.loop import Log
     from splitcodec.training.pretraining import pretrain
 
     checkpoint = checkpoint or out.with_name(out.name + ".checkpoint")
     log = Log(checkpoint.with_suffix(".jsonl"))
-    pretrain(source, documents, chosen, others, checkpoint, out, log)
+    pretrain(source, documents, rules["train"], without(rules, "train"), checkpoint, out, log)
 
 
 @app.command()

@@ -43,7 +43,7 @@ from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.factorised import DeepFactorised
 from splitcodec.densities.fourier import FourierBasis
 from splitcodec.densities.location_scale import SCALES, LocationScale
-from splitcodec.densities.tokens import DIGIT, TokenUnigram
+from splitcodec.densities.tokens import TokenUnigram
 from splitcodec.errors import InputError
 
 CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
@@ -176,7 +176,7 @@ class TransformCodec(Codec):
         means, offsets = self.means(tokens, representation.shape[1], past.tokens if past else 0)
         coder = Encoder()
         if self.sends_tokens:
-            self._encode_tokens(coder, tokens, mask[..., 0])
+            self.token_density.encode(coder, tokens, mask[..., 0], self.tables("token"))
         known = Known(offsets, self._choose_levels(representation))
         if self.levels:
             levels = self.levels.symbols(known.levels).to(torch.int32)
@@ -198,7 +198,7 @@ class TransformCodec(Codec):
         mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
         coder, tokens = Decoder(streams), None
         if self.sends_tokens:
-            tokens = self._decode_tokens(coder, mask[..., 0])
+            tokens = self.token_density.decode(coder, mask[..., 0], self.tables("token"))
         means, offsets = self.means(tokens, mask.shape[1], past.tokens if past else 0)
         known = Known(offsets)
         if self.levels:
@@ -366,21 +366,6 @@ class TransformCodec(Codec):
     def _choose_levels(self, representation: Tensor) -> Tensor | None:
         """(batch, tokens, 1) int64, where tokens have levels."""
         return self.levels.choose(representation)[..., None] if self.levels else None
-
-    def _encode_tokens(self, coder: Encoder, tokens: Tensor, mask: Tensor) -> None:
-        """First the upper digits of all ranks, then the lower; mask (batch, tokens)."""
-        ranks = self.token_density.ranks()[tokens]
-        high, low = (ranks // DIGIT).to(torch.int32), (ranks % DIGIT).to(torch.int32)
-        indexes = torch.cat([torch.zeros_like(high), 1 + high], 1)
-        indexes = torch.where(torch.cat([mask, mask], 1), indexes, -1)
-        coder.put(torch.cat([high, low], 1), indexes, self.tables("token"))
-
-    def _decode_tokens(self, coder: Decoder, mask: Tensor) -> Tensor:
-        tables = self.tables("token")
-        high = coder.pop(torch.where(mask, 0, -1).to(torch.int32), tables)
-        high = high.clamp(0, len(tables.sizes) - 2)
-        low = coder.pop(torch.where(mask, 1 + high, -1).to(torch.int32), tables)
-        return self.token_density.tokens((DIGIT * high + low).long()) * mask
 
     def _register_tables(self, name: str, tables: entropy.Tables) -> None:
         """Keep coding tables as buffers, so that they are saved with the codec."""

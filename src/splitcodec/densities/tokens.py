@@ -8,7 +8,7 @@ Ids are ranked by how often they were seen, and a rank is coded as two digits, s
 import torch
 from torch import Tensor, nn
 
-from splitcodec.coding.entropy import PRECISION, Tables, quantise_tables
+from splitcodec.coding.entropy import PRECISION, Decoder, Encoder, Tables, quantise_tables
 
 DIGIT = 256
 """Values of the lower digit of a rank."""
@@ -52,6 +52,24 @@ class TokenUnigram(nn.Module):
         frequencies = tables.cumulative.diff(dim=1)
         mass = frequencies[0, high].double() * frequencies[1 + high, low]
         return (2 * PRECISION - mass.log2()).float()
+
+    def encode(self, coder: Encoder, tokens: Tensor, mask: Tensor, tables: Tables) -> None:
+        """Put ids into the coder, first the upper digits of all, then the lower.
+
+        tokens and mask (batch, tokens); ids where the mask is false are left out.
+        """
+        ranks = self.ranks()[tokens]
+        high, low = (ranks // DIGIT).to(torch.int32), (ranks % DIGIT).to(torch.int32)
+        indexes = torch.cat([torch.zeros_like(high), 1 + high], 1)
+        indexes = torch.where(torch.cat([mask, mask], 1), indexes, -1)
+        coder.put(torch.cat([high, low], 1), indexes, tables)
+
+    def decode(self, coder: Decoder, mask: Tensor, tables: Tables) -> Tensor:
+        """Take ids off the coder, (batch, tokens) int64; 0 where the mask is false."""
+        high = coder.pop(torch.where(mask, 0, -1).to(torch.int32), tables)
+        high = high.clamp(0, len(tables.sizes) - 2)
+        low = coder.pop(torch.where(mask, 1 + high, -1).to(torch.int32), tables)
+        return self.tokens((DIGIT * high + low).long()) * mask
 
     @torch.no_grad()
     def tables(self) -> Tables:

@@ -23,7 +23,7 @@ from splitcodec.progress import progress
 from splitcodec.settings import changes_front
 from splitcodec.splitting.model import SplitModel
 
-_LONGEST = 10.0
+_LONGEST = 4.0
 """Seconds after which a codec is measured no more often."""
 
 
