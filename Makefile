@@ -1,4 +1,4 @@
-# `make run` goes from a fresh clone to results, `make test` runs all tests; `make help` lists all.
+# `make run` goes from a fresh clone to results, `make test` runs the tests; `make help` lists all.
 
 CONFIG ?= params/default.yaml
 CORES ?= all
@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test docs slurm-test server-test faults pull lint clean-results unlock
+.PHONY: help setup run test docs slurm-test server-test dvc-test faults pull lint clean-results unlock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ run: setup ## run the experiment of CONFIG on CORES cores, then print its result
 	@experiment=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["experiment"])' $(CONFIG)) \
 	  && $(BIN)/splitcodec summary "results/$$experiment"
 
-test: setup ## run all tests, or those in TESTS, on all cores
+test: setup ## run the tests, or those in TESTS, on all cores
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)
 
 # Its packages are few and stand apart: references are made from the code without importing torch.
@@ -50,6 +50,9 @@ slurm-test: setup ## bring up a Slurm of one node (as root) and run the workflow
 
 server-test: setup ## kill an MLflow server on PostgreSQL (which must be installed) under load
 	@$(IN_VENV) pytest tests/server/check_server.py
+
+dvc-test: setup ## make versions of a small experiment with DVC, and change it, in two clones
+	@OMP_NUM_THREADS=1 $(IN_VENV) pytest tests/versions/check_dvc.py
 
 faults: setup ## kill a small run KILLS times, hurt it otherwise, and compare the results
 	@OMP_NUM_THREADS=1 $(IN_VENV) python benchmarks/faults.py --kills $(KILLS)
