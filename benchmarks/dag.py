@@ -19,11 +19,11 @@ SPLITS, LAMBDAS = 10, 25
 
 
 def experiment(jobs: int) -> dict:
-    """The tiny experiment with a grid of splits, λ and seeds; two jobs a point."""
+    """The tiny experiment with a grid of splits, λ and seeds; a job a point."""
     params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text())
     params["models"][0]["splits"] = list(range(1, SPLITS + 1))
     params["models"][0]["source"]["blocks"] = SPLITS + 2
-    seeds = max(1, jobs // (2 * SPLITS * LAMBDAS))
+    seeds = max(1, jobs // (SPLITS * LAMBDAS))
     grid = [1.0e-5 * 1.3**k for k in range(LAMBDAS)]
     params["codecs"] = [{"name": "hyperprior", "lambdas": [float(f"{x:.3g}") for x in grid]}]
     return params | {"seeds": list(range(seeds)), "experiment": "grid"}

@@ -99,24 +99,29 @@ def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[L
     points = sum(_points(codec, settings) for codec in settings.codecs)
     baselines = len(settings.baselines.codecs)
     files = points + baselines * len(settings.baselines.coders)
+    frozen = [codec for codec in settings.codecs if codec.mode == "frozen"]
+    tuned = sum(_points(codec, settings) for codec in settings.codecs if codec not in frozen)
+    # Examples of text are of codecs with a λ behind the original front.
+    shown = any(codec.lambdas and not changes_front(codec.mode) for codec in settings.codecs)
+    shared = sum(codec.shared for codec in settings.codecs) * len(settings.seeds)
     return [
-        Line("inputs", 1 + len(models) * 4, bytes=4 * sum(tokens.values()) * len(models)),
+        Line("inputs", 1 + len(models) * 2, bytes=4 * sum(tokens.values()) * len(models)),
         Line(
             "activations",
-            len(models) * 4,
+            len(models) * 3,
             device.hours(sum(2 * shapes[m.name].weights * sum(stored.values()) for m in models)),
             activation_bytes(settings, shapes, stored),
         ),
         Line(
             "codecs",
-            splits * (points + bool(baselines)),
+            splits * (points + shared + bool(baselines)),
             device.hours(_training(settings, shapes)),
             sum(len(m.splits) * _weights_bytes(settings, shapes[m.name]) for m in models),
         ),
-        Line("bitstreams", splits * (points + bool(baselines))),
+        Line("bitstreams", splits * (len(settings.codecs) + bool(baselines))),
         Line(
             "evaluation",
-            splits * (len(settings.codecs) + bool(baselines) + 1),
+            splits * (len(frozen) + tuned + bool(baselines) + 1) + len(models),
             device.hours(
                 sum(
                     2 * shapes[m.name].weights * tokens["evaluation"] * len(m.splits) * files
@@ -126,7 +131,7 @@ def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[L
         ),
         Line("tasks", splits * len(settings.tasks) * (len(settings.codecs) + baselines)),
         Line("bounds", splits),
-        Line("report", 4),
+        Line("report", 4 + bool(settings.codecs) + shown * len(models)),
     ]
 
 

@@ -1,4 +1,5 @@
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from splitcodec.errors import SettingsError
 from splitcodec.plan import Device, Shape, plan, shape_of
 from splitcodec.settings import load_settings
+from workflow_runs import snakemake
 
 PARAMS = Path(__file__).resolve().parents[2] / "params"
 PAPER = yaml.safe_load((PARAMS / "paper.yaml").read_text())
@@ -17,6 +19,15 @@ def planned(values, shapes=None):
     settings = load_settings(values)
     shapes = shapes or {model.name: GPT2 for model in settings.models}
     return {line.phase: line for line in plan(settings, shapes, Device(100, 1.0))}
+
+
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_jobs_are_those_of_the_workflow(name, tmp_path):
+    params = PARAMS / f"{name}.yaml"
+    told = sum(line.jobs for line in planned(yaml.safe_load(params.read_text())).values())
+    run = snakemake(tmp_path, "--dry-run", "--quiet", "rules", config=params)
+    total = int(re.search(r"^total\s+(\d+)", run.stdout, re.MULTILINE)[1])
+    assert told == total - 1, "all is no job"
 
 
 def test_weights_of_gpt2_are_those_published():
