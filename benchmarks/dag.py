@@ -29,7 +29,7 @@ def experiment(jobs: int) -> dict:
     return params | {"seeds": list(range(seeds)), "experiment": "grid"}
 
 
-def main(jobs: Annotated[list[int], typer.Option()] = [100, 1000, 10_000]) -> None:  # noqa: B006
+def main(jobs: Annotated[list[int], typer.Option()] = [100, 1000, 10_000]) -> None:
     """Print jobs, seconds and MB of each dry run."""
     for wanted in jobs:
         with TemporaryDirectory() as directory:

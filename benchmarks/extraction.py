@@ -26,7 +26,7 @@ from splitcodec.splitting.model import SplitModel
 def main(
     directory: Annotated[Path, typer.Argument(help="of a fetched model")],
     tokens: Annotated[Path, typer.Argument(help="token file")],
-    split: Annotated[list[int], typer.Option()] = [10, 20],  # noqa: B006
+    split: Annotated[list[int], typer.Option()] = [10, 20],
     sequences: int = 16,
     batch: int = 4,
     repeats: int = 5,

@@ -1,5 +1,6 @@
 """Whole files or none: every artefact is written beside its place and moved there when complete."""
 
+import glob
 import hashlib
 import json
 import os
@@ -73,3 +74,8 @@ def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def matching(pattern: str) -> list[Path]:
+    """The paths that a pattern matches, absolute or not, in order; `**` is any folders."""
+    return sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207

@@ -16,12 +16,13 @@ def with_documents(points, noise):
     """Sums by document whose totals are those of the table; documents differ, codecs alike."""
     weights = 1 + noise * np.random.default_rng(1).uniform(-1, 1, 20)
     weights /= weights.mean()
+    hard = weights - 1  # documents that are hard are so with and without a codec
     keys = ["model", "split", "codec", "coder", "lambda", "seed"]
     found = {}
     for row in points.to_dict("records"):
         key = tuple(-1.0 if row[k] != row[k] or row[k] is None else row[k] for k in keys)
         ones = np.ones(20)
-        nats = [row["cross_entropy"] * ones, row["cross_entropy_uncoded"] * ones]
+        nats = [row[name] * ones + hard for name in ("cross_entropy", "cross_entropy_uncoded")]
         sums = [ones, row["bits_per_token_file"] * weights, ones, *nats]
         found[key] = np.stack(sums, 1)
     return found

@@ -27,7 +27,7 @@ from splitcodec.errors import InputError, SplitcodecError
 
 def main() -> NoReturn:
     """Entry point: our errors become one line and exit status 1."""
-    # Importing torch and transformers makes a million objects that stay: a tenth of the start went
+    # Importing torch and transformers makes many objects, which stay: a tenth of the start went
     # into looking for garbage among them.
     gc.set_threshold(100_000)
     try:

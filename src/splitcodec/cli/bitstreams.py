@@ -24,14 +24,14 @@ def encode(
     codec: Annotated[list[Path], typer.Option(help="codec directory; repeat for several")],
     out: Annotated[
         list[Path], typer.Option(help="one for each --codec; FILE with suffix .rdc if not given")
-    ] = [],  # noqa: B006
+    ] = [],
     coder: Annotated[
         list[str],
         typer.Option(
             help="for baselines raw, deflate or zstd, one for each --codec; ans for all"
             " others, which need not be given"
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     model: OriginalModel = None,
     model_dtype: DtypeOption = Dtype.float32,
 ) -> None:

@@ -13,7 +13,7 @@ from splitcodec.errors import SettingsError
 def bounds(
     activations: Annotated[Path, typer.Option(help="training store at the split")],
     out: Out,
-    codec: Annotated[list[Path], typer.Option(help="codecs with a transform")] = [],  # noqa: B006
+    codec: Annotated[list[Path], typer.Option(help="codecs with a transform")] = [],
     evaluation: Annotated[
         Path | None, typer.Option(help="evaluation store, for what generalises")
     ] = None,
@@ -56,7 +56,7 @@ def advise(
     ],
     split: Annotated[
         list[int], typer.Option(help="candidates; repeat for several, all if left out")
-    ] = [],  # noqa: B006
+    ] = [],
     model_dtype: DtypeOption = Dtype.float32,
     sequences: Annotated[int, typer.Option(min=4, help="for the statistics")] = 32,
     bandwidth: Annotated[

@@ -135,8 +135,8 @@ def pictures(
     pixels: Annotated[Path, typer.Option(help="Parquet file made by prepare, for evaluation")],
     references: Annotated[Path, typer.Option(help="evaluation store at the last block")],
     out: Out,
-    jpeg: Annotated[list[int], typer.Option(min=1, max=95, help="qualities")] = [],  # noqa: B006
-    webp: Annotated[list[int], typer.Option(min=0, max=100, help="qualities")] = [],  # noqa: B006
+    jpeg: Annotated[list[int], typer.Option(min=1, max=95, help="qualities")] = [],
+    webp: Annotated[list[int], typer.Option(min=0, max=100, help="qualities")] = [],
     model_dtype: DtypeOption = Dtype.float32,
     batch_sequences: BatchSequences = 8,
     bootstrap: Resamples = 1000,

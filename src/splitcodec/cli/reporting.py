@@ -45,7 +45,7 @@ def collect(
     parquet: Annotated[Path, typer.Option(help="the same table, typed")],
     metrics: Annotated[Path, typer.Option(help="rate and quality of each point, as JSON")],
     git_commit: Annotated[str, typer.Option(help="of the code that made the points")] = "unknown",
-    task: Annotated[list[Path], typer.Option(help="JSON files made by task")] = [],  # noqa: B006
+    task: Annotated[list[Path], typer.Option(help="JSON files made by task")] = [],
 ) -> None:
     """Join all points of an experiment into one table."""
     from splitcodec.report.table import collect, write_metrics
@@ -59,8 +59,8 @@ def figures(
     points: Annotated[Path, typer.Option(help="points.parquet")],
     bounds: Files,
     out: Annotated[Path, typer.Option(help="directory")],
-    references: NoFiles = [],  # noqa: B006
-    pictures: Pictures = [],  # noqa: B006
+    references: NoFiles = [],
+    pictures: Pictures = [],
 ) -> None:
     """Draw every figure of an experiment as SVG and PNG."""
     from splitcodec.report.bounds_figure import draw_bounds
@@ -77,12 +77,12 @@ def report(
     bounds: Files,
     codec: Annotated[list[Path], typer.Option(help="codec.json files")],
     out: Out,
-    references: NoFiles = [],  # noqa: B006
+    references: NoFiles = [],
     evaluation: Annotated[
         list[Path], typer.Option(help="evaluation files, for intervals of BD-rates")
-    ] = [],  # noqa: B006
-    example: Annotated[list[Path], typer.Option(help="made by examples")] = [],  # noqa: B006
-    pictures: Pictures = [],  # noqa: B006
+    ] = [],
+    example: Annotated[list[Path], typer.Option(help="made by examples")] = [],
+    pictures: Pictures = [],
 ) -> None:
     """Write the self-contained report page."""
     from splitcodec.report.page import Material, write_report
@@ -220,7 +220,7 @@ def plan(
     utilisation: Annotated[float, typer.Option(min=0.001, max=1, help="of it, reached")] = 0.3,
     shape: Annotated[
         list[str], typer.Option(help="MODEL=BLOCKSxCHANNELSxVOCABULARY, where it is not known")
-    ] = [],  # noqa: B006
+    ] = [],
     warn_terabytes: Annotated[float, typer.Option(help="of activations, above which to warn")] = 1,
 ) -> None:
     """Say what an experiment will take, by arithmetic: jobs, GPU-hours and storage."""

@@ -29,7 +29,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="directory to make")],
     set: Annotated[
         list[str], typer.Option(help="KEY=VALUE, of a source of kind trained; repeat for several")
-    ] = [],  # noqa: B006
+    ] = [],
     checkpoint: Annotated[
         Path | None, typer.Option(help="to resume from; beside the model if not named")
     ] = None,
@@ -57,7 +57,7 @@ def train(
     out: Annotated[Path, typer.Option(help="directory of the codec")],
     rate_weight: Annotated[
         list[float], typer.Option("--lambda", help="λ in nats a bit; repeat for one codec for all")
-    ] = [],  # noqa: B006
+    ] = [],
     name: Annotated[str | None, typer.Option(help="of its points; the codec's if left out")] = None,
     mode: Annotated[
         str, typer.Option(help="frozen, back or end-to-end; the latter two also as -adapters")
@@ -65,10 +65,10 @@ def train(
     seed: int = 0,
     set: Annotated[
         list[str], typer.Option(help="KEY=VALUE, a hyper-parameter; repeat for several")
-    ] = [],  # noqa: B006
+    ] = [],
     tune: Annotated[
         list[str], typer.Option(help="KEY=VALUE, how the model learns; repeat for several")
-    ] = [],  # noqa: B006
+    ] = [],
     sensitivity: Annotated[
         Path | None, typer.Option(help="made by sensitivity; not for end-to-end")
     ] = None,

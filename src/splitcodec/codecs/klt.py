@@ -128,9 +128,9 @@ def choose_quantisation(latents: Tensor, rate_weight: float) -> Quantisation:
     )
     best_cost, best = torch.stack(costs).min(0)
     steps = start * _STEP_RATIOS[best]
-    pick = lambda options: torch.stack(options).gather(0, best[None])[0]  # noqa: E731
+    gain, table = (torch.stack(options).gather(0, best[None])[0] for options in (gains, tables))
     coded = _worth_coding(best_cost, 0.5 * sorted_latents.energy)
-    return Quantisation(steps, pick(gains), pick(tables), coded)
+    return Quantisation(steps, gain, table, coded)
 
 
 def _worth_coding(costs: Tensor, zeros: Tensor) -> Tensor:

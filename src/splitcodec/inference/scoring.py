@@ -4,11 +4,9 @@ An item is right when each token of its continuation is the likeliest one, given
 what LAMBADA counts (Paperno et al. 2016). Intervals are 95 % percentile bootstraps over items.
 """
 
-import glob
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import nn
 
 from splitcodec.errors import InputError
+from splitcodec.files import matching
 from splitcodec.inference.wrapped import CodedModel
 from splitcodec.progress import progress
 
@@ -132,7 +131,7 @@ def read_items(pattern: str, wanted: int | None) -> list[tuple[str, str]]:
 
     Raises InputError where no file matches or a line lacks one of the two.
     """
-    files = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    files = matching(pattern)
     items = []
     for file in files:
         for number, line in enumerate(file.read_bytes().splitlines(), start=1):

@@ -5,7 +5,6 @@ they came); in order of name. Pictures that come twice, byte for byte, are kept 
 partitions that are disjoint by name are disjoint by picture.
 """
 
-import glob
 import hashlib
 import re
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from splitcodec.errors import InputError, SettingsError
-from splitcodec.files import atomic_path, sha256_of_file
+from splitcodec.files import atomic_path, matching, sha256_of_file
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
 from splitcodec.inputs.tables import table_writer, with_meaning
@@ -81,8 +80,7 @@ def _files_of(source: ImageSource, raw: Path) -> list[Path]:
             download_snapshot(source.source, "dataset", [source.source.path], raw)
             files = list(raw.rglob("*"))
         case _:
-            pattern = source.source.path
-            files = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+            files = matching(source.source.path)
     files = sorted(file for file in files if file.suffix.lower() in _SUFFIXES)
     if not files:
         raise InputError(f"no picture matches {source.source.path!r}; correct the source's path")

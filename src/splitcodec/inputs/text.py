@@ -5,7 +5,6 @@ Columns: document, text; in order of name, each name once. Texts of any size pas
 which are merged, as in any external sort.
 """
 
-import glob
 import hashlib
 import heapq
 import json
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from splitcodec.errors import InputError, SettingsError
-from splitcodec.files import atomic_path
+from splitcodec.files import atomic_path, matching
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
 from splitcodec.inputs.tables import table_writer, with_meaning
@@ -80,7 +79,7 @@ def _files_of(source: TextSource, raw: Path) -> list[Path]:
             download_snapshot(source, "dataset", [source.path], raw)
             files = [path for path in raw.rglob("*") if ".cache" not in path.parts]
         case _:
-            files = [Path(name) for name in glob.glob(source.path, recursive=True)]  # noqa: PTH207
+            files = matching(source.path)
     files = sorted(path for path in files if path.is_file())
     if not files:
         raise InputError(f"no file matches {source.path!r}; correct the source's path")

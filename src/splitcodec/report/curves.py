@@ -212,17 +212,26 @@ def bd_rate(anchor: Curve, test: Curve) -> BdRate | None:
     low, high = _common(anchor, test)
     if min(len(anchor.front), len(test.front)) < MINIMUM_POINTS or low >= high:
         return None
-    percent = bjontegaard.bd_rate(
-        anchor.front[anchor.rate],
-        -scaled(anchor.losses(anchor.front)),
-        test.front[test.rate],
-        -scaled(test.losses(test.front)),
-        method="akima",
-        require_matching_points=False,
-        min_overlap=0,
-    )
+    places = ((c.front[c.rate].to_numpy(), c.losses(c.front)) for c in (anchor, test))
+    percent = bd_percent(*places)
     ends = [*anchor.quality_range, *test.quality_range]
-    return BdRate(float(percent), low, high, (high - low) / (max(ends) - min(ends)))
+    return BdRate(percent, low, high, (high - low) / (max(ends) - min(ends)))
+
+
+def bd_percent(anchor: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
+    """The same of Pareto-optimal points whose ranges overlap: rates, and losses in nats."""
+    (anchor_rates, anchor_losses), (rates, losses) = anchor, test
+    return float(
+        bjontegaard.bd_rate(
+            anchor_rates,
+            -scaled(anchor_losses),
+            rates,
+            -scaled(losses),
+            method="akima",
+            require_matching_points=False,
+            min_overlap=0,
+        )
+    )
 
 
 def rate_at(curve: Curve, cross_entropy: float) -> float | None:

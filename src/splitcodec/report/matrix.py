@@ -12,13 +12,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import bjontegaard
 import numpy as np
 import pandas as pd
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json
-from splitcodec.report.curves import MINIMUM_POINTS, Curve, curves_of, scaled
+from splitcodec.report.curves import MINIMUM_POINTS, Curve, bd_percent, curves_of
 
 RESAMPLES = 200
 DOCUMENTS, SEEDS = "documents", "seeds"
@@ -160,15 +159,7 @@ def _log_ratio(anchor: Place, test: Place) -> float | None:
     low, high = max(anchor_losses.min(), losses.min()), min(anchor_losses.max(), losses.max())
     if min(len(anchor_rates), len(rates)) < MINIMUM_POINTS or low >= high:
         return None
-    percent = bjontegaard.bd_rate(
-        anchor_rates,
-        -scaled(anchor_losses),
-        rates,
-        -scaled(losses),
-        method="akima",
-        require_matching_points=False,
-        min_overlap=0,
-    )
+    percent = bd_percent((anchor_rates, anchor_losses), (rates, losses))
     return math.log1p(percent / 100)
 
 
