@@ -49,7 +49,7 @@ def test_the_size_of_the_chunks_does_not_matter(world, case, monkeypatch):
     with torch.no_grad():
         expected = divergence(world.model, SPLIT, *case)
         for size in (1, 7, 10_000):
-            monkeypatch.setattr(module, "CHUNK", size)
+            monkeypatch.setattr(module, "_CHUNK", size)
             assert divergence(world.model, SPLIT, *case).item() == pytest.approx(
                 expected.item(), rel=1e-5
             )

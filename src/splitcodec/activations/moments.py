@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitcodec.activations.store import Activations, Batch
+from splitcodec.devices import device
 from splitcodec.errors import InputError
 
 SINK_RATIO = 100.0
@@ -70,12 +71,13 @@ def moments_of(
     """
     channels = activations.channels
     ordinary_first = not activations.first_is_sink
-    total = torch.zeros(channels, dtype=torch.float64)
-    first = torch.zeros(channels, dtype=torch.float64)
-    products = torch.zeros(channels, channels, dtype=torch.float64)
-    counts = torch.zeros(0 if embedding is None else len(embedding), dtype=torch.int64)
+    here = device()
+    total, first = torch.zeros(2, channels, dtype=torch.float64, device=here)
+    products = torch.zeros(channels, channels, dtype=torch.float64, device=here)
+    vocabulary = 0 if embedding is None else len(embedding)
+    counts = torch.zeros(vocabulary, dtype=torch.int64, device=here)
     tokens = sinks = 0
-    for batch in activations.batches(batch_sequences):
+    for batch in (batch.to(here) for batch in activations.batches(batch_sequences)):
         usable = ordinary_tokens(batch.representation, batch.mask, ordinary_first)
         values = batch.representation[usable].double()
         total += values.sum(0)
@@ -87,9 +89,9 @@ def moments_of(
             counts += torch.bincount(batch.tokens[batch.mask], minlength=len(counts))
     if tokens < 2:
         raise InputError(f"{activations.path} has too few tokens for a covariance; take more text")
-    mean = total / tokens
-    covariance = products / tokens - torch.outer(mean, mean)
-    moments = Moments(mean, first / len(activations), covariance, tokens, sinks, counts)
+    mean = total.cpu() / tokens
+    covariance = products.cpu() / tokens - torch.outer(mean, mean)
+    moments = Moments(mean, first.cpu() / len(activations), covariance, tokens, sinks, counts.cpu())
     if not history and embedding is None:
         return moments
     return replace(moments, context=_context_moments(activations, moments, history, embedding))
@@ -102,15 +104,16 @@ def _context_moments(
     if embedding is not None:
         weights = (moments.counts / moments.counts.sum()).to(embedding)
         row_mean = (weights @ embedding).double().cpu()
-    context = Context(moments.mean.float(), row_mean.float(), history, embedding)
+    here = device()
+    context = Context(moments.mean.to(here).float(), row_mean.to(here).float(), history, embedding)
     covariance, cross = 0.0, 0.0
-    for batch in activations.batches(8):
+    for batch in (batch.to(here) for batch in activations.batches(8)):
         usable = ordinary_tokens(batch.representation, batch.mask)
         values = batch.representation[usable] - context.mean
         regressors = context.of(batch)[usable]
         covariance = covariance + (regressors.T @ regressors).double()
         cross = cross + (values.T @ regressors).double()
-    parts = covariance / moments.tokens, cross / moments.tokens
+    parts = covariance.cpu() / moments.tokens, cross.cpu() / moments.tokens
     return ContextMoments(*parts, row_mean, history, _covariance_of_rows(embedding))
 
 
@@ -138,8 +141,8 @@ class Context:
             deviation = (batch.representation - self.mean) * usable[..., None]
             parts.append(functional.pad(deviation[:, :-1], (0, 0, 1, 0)))
         if self.embedding is not None:
-            rows = self.embedding[batch.tokens.to(self.embedding.device)].float().cpu()
-            parts.append(rows - self.row_mean)
+            rows = self.embedding[batch.tokens.to(self.embedding.device)].float()
+            parts.append(rows.to(self.row_mean.device) - self.row_mean)
         return torch.cat(parts, -1)
 
 

@@ -70,7 +70,9 @@ class Klt(ChannelwiseCodec):
         """Rate under the table scales."""
         symbols = in_steps(self.latent(deviation), known.steps).round()
         positions = self.positions(known)
-        scales = self.scales() if positions is None else table_scales()[positions]
+        scales = (
+            self.scales() if positions is None else table_scales().to(positions.device)[positions]
+        )
         rate = self.gaussian.bits(symbols, scales.to(symbols)).sum(-1)
         increment = self.increment(symbols, positions, known)
         return self.reconstruct(increment.to(symbols)), rate

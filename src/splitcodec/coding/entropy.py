@@ -4,6 +4,9 @@ Each row of a (streams, symbols) array becomes one byte string; all rows are cod
 Symbols outside a table's range are escaped by the coder and still exact. Symbols are coded in the
 order in which they lie, and a table index of -1 skips a symbol: padding costs nothing. Parts with
 tables of their own may follow each other in one stream, which costs the coder's state only once.
+
+The coder runs on the processor, wherever symbols lie: torch_ans as it is installed has no code for
+other devices.
 """
 
 from dataclasses import dataclass
@@ -77,17 +80,16 @@ class Encoder:
 
     def put(self, symbols: Tensor, indexes: Tensor, tables: Tables) -> None:
         """Append `symbols` (streams, …) int32; `indexes`, of the same shape, names the tables."""
-        self._put.append((symbols.flatten(1), indexes.flatten(1), tables))
+        self._put.append((symbols.flatten(1).cpu(), indexes.flatten(1).cpu(), tables))
 
     def finish(self) -> list[bytes]:
         """One byte string a row of what was put."""
         with coder_clock.running():
-            first = self._put[0][0]
-            stream = _C.rans32_init_stream(len(first)).to(first.device)
+            stream = _C.rans32_init_stream(len(self._put[0][0]))
             # The coder is a stack: what shall be read first is pushed last.
             for symbols, indexes, tables in reversed(self._put):
                 parts = symbols.contiguous(), indexes.contiguous()
-                _C.rans32_push(stream, *parts, *_parts(tables, first.device))
+                _C.rans32_push(stream, *parts, *_parts(tables))
             return _byte_strings(stream)
 
 
@@ -118,13 +120,11 @@ class Decoder:
         Raises BitstreamError for a stream that has no more.
         """
         with coder_clock.running():
-            if self._stream.device != indexes.device:
-                self._stream = _with_room(self._stream, indexes.device)
-            flat, parts = indexes.flatten(1), _parts(tables, indexes.device)
+            flat, parts = indexes.flatten(1).cpu(), _parts(tables)
             # what has been read is taken off the stream in place
             popped = [self._pop(part, parts) for part in flat.split(_MOST_POPPED, 1)]
             symbols = popped[0] if len(popped) == 1 else torch.cat(popped, 1)
-            return symbols.view(indexes.shape)
+            return symbols.view(indexes.shape).to(indexes.device)
 
     def _pop(self, indexes: Tensor, tables: list[Tensor]) -> Tensor:
         symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *tables)
@@ -134,8 +134,7 @@ class Decoder:
 
     def finish(self) -> None:
         """Raise BitstreamError unless all symbols that were encoded have been decoded."""
-        ends = self._stream[:, :2].cpu()
-        if ends.ne(torch.tensor([4, _LEAST_STATE])).any():
+        if self._stream[:, :2].ne(torch.tensor([4, _LEAST_STATE])).any():
             raise BitstreamError(_OTHER.format("goes on after its symbols"))
 
 
@@ -175,11 +174,11 @@ def _state(stream: bytes) -> int:
 
 def _byte_strings(stream: Tensor) -> list[bytes]:
     """What `rans_stream_to_byte_strings` gives; that goes through a list of every byte."""
-    return [row.view(np.uint8)[4 : 4 + row[0]].tobytes() for row in stream.cpu().numpy()]
+    return [row.view(np.uint8)[4 : 4 + row[0]].tobytes() for row in stream.numpy()]
 
 
-def _with_room(stream: Tensor, device: torch.device | None = None) -> Tensor:
-    """A stream tensor (streams, words) with zeros before it in memory, on a device.
+def _with_room(stream: Tensor) -> Tensor:
+    """A stream tensor (streams, words) with zeros before it in memory.
 
     A symbol takes two bytes, and an escape from zeros 64 more; a byte of a stream may claim that
     30 half bytes follow.
@@ -187,14 +186,11 @@ def _with_room(stream: Tensor, device: torch.device | None = None) -> Tensor:
     rows, words = stream.shape
     room = 66 * _MOST_POPPED + 16 * 4 * stream.numel()
     rows_before = -(-room // (4 * words)) if words else 0
-    if device is None or device.type == "cpu":
-        # NumPy's zeros are pages that the system gives when they are touched.
-        whole = torch.from_numpy(np.zeros((rows_before + rows, words), np.int32))
-    else:
-        whole = torch.zeros(rows_before + rows, words, dtype=torch.int32, device=device)
+    # NumPy's zeros are pages that the system gives when they are touched.
+    whole = torch.from_numpy(np.zeros((rows_before + rows, words), np.int32))
     whole[rows_before:] = stream
     return whole[rows_before:]
 
 
-def _parts(tables: Tables, device: torch.device) -> list[Tensor]:
-    return [part.to(device) for part in (tables.cumulative, tables.sizes, tables.lowest)]
+def _parts(tables: Tables) -> list[Tensor]:
+    return [part.cpu() for part in (tables.cumulative, tables.sizes, tables.lowest)]

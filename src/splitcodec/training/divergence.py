@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from splitcodec.splitting.model import SplitModel
 
-CHUNK = 64
+_CHUNK, _CHUNK_ON_GPU = 64, 2048
 """Tokens whose logits are held at once, of the whole vocabulary."""
 _TOKENS, _VOCABULARY = 512, 2048
 """The same where logits come in parts of the vocabulary."""
@@ -154,9 +154,15 @@ def _slope(
 
 def logit_chunks(*finals: tuple[SplitModel, Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
     """Float32 logits of several models' final states (tokens, channels), a few tokens at a time."""
-    for start in range(0, len(finals[0][1]), CHUNK):
-        part = slice(start, start + CHUNK)
+    states = finals[0][1]
+    for start in range(0, len(states), _chunk(states)):
+        part = slice(start, start + _chunk(states))
         yield part, [model.head(final[part]).float() for model, final in finals]
+
+
+def _chunk(states: Tensor) -> int:
+    """So many that logits stay in a processor's cache, or keep a GPU busy."""
+    return _CHUNK if states.device.type == "cpu" else _CHUNK_ON_GPU
 
 
 class _SummedDivergence(torch.autograd.Function):
@@ -170,7 +176,8 @@ class _SummedDivergence(torch.autograd.Function):
         model: SplitModel,
     ) -> Tensor:
         gradients, total = [], coded.new_zeros((), dtype=torch.float32)
-        for part, target in zip(coded.split(CHUNK), reference.split(CHUNK), strict=True):
+        parts = (states.split(_chunk(states)) for states in (coded, reference))
+        for part, target in zip(*parts, strict=True):
             with torch.enable_grad():
                 state = part.detach().requires_grad_()
                 logits = model.head(state)

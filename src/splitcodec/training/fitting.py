@@ -23,6 +23,7 @@ from splitcodec.codecs.hyperparameters import KltHyperparameters, TrainedHyperpa
 from splitcodec.codecs.klt import Klt, fit_klt, middle
 from splitcodec.codecs.registry import build_codec
 from splitcodec.codecs.transform import TransformCodec
+from splitcodec.devices import device
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence
 from splitcodec.training.loop import Figures, Log, Loop, Phase, recipe_of, sequences_of_step
@@ -52,7 +53,7 @@ class TrainingData:
     @property
     def device(self) -> torch.device:
         """Where the codec learns: with the model, if there is one."""
-        return self.model.device if self.model else torch.device("cpu")
+        return self.model.device if self.model else device()
 
 
 def fit_closed_form(

@@ -10,7 +10,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,8 +153,9 @@ class Loop:
         if resumed:
             self.module.load_state_dict(resumed["module"], strict=False)
         first = resumed.get("phase", 0)
-        for number in range(first, len(self.phases)):
-            self._run(number, resumed if number == first else {})
+        with tensor_float32(self.accelerator.device):
+            for number in range(first, len(self.phases)):
+                self._run(number, resumed if number == first else {})
         if first < len(self.phases):
             self._write({"phase": len(self.phases)})
         self.module.eval()
@@ -284,6 +286,19 @@ def accelerator_for(device: torch.device) -> "Accelerator":
     from accelerate import Accelerator
 
     return Accelerator(cpu=device.type == "cpu")
+
+
+@contextmanager
+def tensor_float32(device: torch.device) -> Iterator[None]:
+    """Matrix products with the eleven-bit mantissas for which a GPU has units, several times as
+    fast; a processor has none. Only gradients see them: what is coded is not decided here."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def recipe_of(**parts: Any) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, PreTrainedTokenizerFast
 
+from splitcodec.devices import device
 from splitcodec.errors import InputError
 from splitcodec.files import sha256_of_file
 from splitcodec.inputs.models import model_directory, write_identity
@@ -124,17 +125,17 @@ def train_model(
     log: Log,
 ) -> None:
     """Train all weights of `model` to predict the next token of `tokens`, on a GPU if there is."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    here = device()
+    model.to(here)
 
     def loss(step: int, batch: int) -> tuple[Tensor, Figures]:
         rows = rows_of_batch(settings, len(tokens.sequences), settings.seed, step, batch)
         sequences = [torch.from_numpy(tokens.sequences[row]) for row in rows]
-        inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(device)
+        inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(here)
         labels = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=-100)
-        with autocast(settings, device):
+        with autocast(settings, here):
             logits = model(inputs).logits[:, :-1].float()
-        nats = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten().to(device))
+        nats = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten().to(here))
         return nats, {"perplexity": nats.exp().item()}
 
     phase = Phase(
