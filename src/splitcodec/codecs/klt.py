@@ -70,16 +70,17 @@ class Klt(ChannelwiseCodec):
         """Rate under the table scales."""
         symbols = in_steps(self.latent(deviation), known.steps).round()
         positions = self.positions(known)
-        scales = (
-            self.scales() if positions is None else table_scales().to(positions.device)[positions]
-        )
-        rate = self.gaussian.bits(symbols, scales.to(symbols)).sum(-1)
+        rate = self.gaussian.bits(symbols, self.scales(positions).to(symbols)).sum(-1)
         increment = self.increment(symbols, positions, known)
         return self.reconstruct(increment.to(symbols)), rate
 
-    def scales(self) -> Tensor:
-        """The standard deviation of each channel in steps of level zero, (kept,) float64."""
-        return table_scales().to(self.scale_index.device)[self.scale_index.long()]
+    def scales(self, positions: Tensor | None = None) -> Tensor:
+        """The standard deviation of each channel in steps of level zero, (kept,) float64.
+
+        With `positions` of tokens among the coding tables, in the steps of those tokens.
+        """
+        positions = self.scale_index.long() if positions is None else positions
+        return table_scales().to(positions.device)[positions]
 
 
 @dataclass(frozen=True)

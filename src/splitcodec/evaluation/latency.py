@@ -96,7 +96,7 @@ def hardware() -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": "cpu",  # where files are encoded and decoded, whatever the model runs on
         "torch": torch.__version__,
     }
 
