@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -48,6 +49,11 @@ class Codec(nn.Module):
         self.name = name
         self.channels = channels
         self.hyperparameters = hyperparameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors lie, and so what it codes must; the processor if it has none."""
+        return next((tensor.device for tensor in self.buffers()), torch.device("cpu"))
 
     def attach(self, embedding: Tensor) -> None:
         """Give the codec the head's weights (vocabulary, channels); most need none."""

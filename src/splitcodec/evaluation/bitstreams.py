@@ -15,6 +15,7 @@ from splitcodec.activations.store import Activations, ActivationWriter, Batch
 from splitcodec.codecs.base import Codec, load_changes
 from splitcodec.codecs.registry import coders_of, load_codec
 from splitcodec.coding.container import MOST_VALUES, Container, Header, write_container
+from splitcodec.devices import device
 from splitcodec.errors import BitstreamError, InputError, SettingsError
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
@@ -67,6 +68,7 @@ def encode(
     token ids.
     """
     codec, meaning = load_codec(codec_directory, coder)
+    codec.to(device())
     if activations.channels != codec.channels:
         raise SettingsError(
             f"{codec_directory} codes {codec.channels} channels, {activations.path} has "
@@ -94,8 +96,8 @@ def encode(
     with write_container(out, header) as writer:
         for start in progress(starts, f"encoding {meaning['name']}"):
             batch = activations.read(range(start, min(start + _BATCH, len(activations))))
-            sent = representation_of(batch, meaning, model)
-            payloads = codec.compress(sent, batch.lengths, batch.tokens)
+            sent = representation_of(batch, meaning, model), batch.lengths, batch.tokens
+            payloads = codec.compress(*(part.to(codec.device) for part in sent))
             for tokens, payload in zip(batch.lengths.tolist(), payloads, strict=True):
                 writer.add(tokens, payload)
 
@@ -115,7 +117,7 @@ class Decoder:
         for directory in codec_directories:
             codec, meaning = load_codec(directory, None)
             if meaning["hash"] == self.header.codec_hash:
-                self._check(codec)
+                self._check(codec.to(device()))
                 codec.coder = self.header.coder
                 if model:
                     codec.attach(model.embedding)

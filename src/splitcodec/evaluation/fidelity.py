@@ -75,8 +75,9 @@ def evaluate(
         documents += batch.documents
         decoded = [_decode_alike(group, rows) for group in groups]
         for i, (group, changed) in enumerate(zip(groups, models, strict=True)):
-            sent = representation_of(batch, group[0].meaning, changed)
-            bits[i] += float(group[0].codec(sent, batch.lengths, batch.tokens).bits.sum())
+            codec, sent = group[0].codec, representation_of(batch, group[0].meaning, changed)
+            inputs = (part.to(codec.device) for part in (sent, batch.lengths, batch.tokens))
+            bits[i] += float(codec(*inputs).bits.sum())
         coded = list(zip(models, decoded, strict=True))
         _compare(model, split, batch, reference, coded, sums)
     return [
