@@ -27,13 +27,15 @@ from splitcodec.activations.extraction import spread_evenly
 from splitcodec.activations.moments import ordinary_tokens
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.levels import TokenWeights
+from splitcodec.devices import device
 from splitcodec.errors import InputError
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
 
 _WEIGHTS = tuple(field.name for field in fields(TokenWeights))
-_SCORING_STEPS = 50
+_SCORING_STEPS, _SCORED = 50, 1e-9
+"""At most so many; before, when a step is so small beside what has been found."""
 _RIDGES = (0.3, 0.1, 0.03, 0.01)
 _HELD_OUT = 4
 """Of so many sequences one is held out to choose how far the weights are shrunk."""
@@ -65,12 +67,14 @@ def measure_sensitivity(
 
 def _sensitivity_of(values: list[Tensor], gradients: list[Tensor]) -> Sensitivity:
     """From the tokens of each sequence and their gradients, (tokens, channels)."""
-    every = torch.cat(gradients).double()
+    values, gradients = ([own.to(device()).double() for own in o] for o in (values, gradients))
+    every = torch.cat(gradients)
     matrix = every.T @ every / len(every)
-    ridge = 1e-3 * matrix.diagonal().mean() * torch.eye(len(matrix)).double()
+    ridge = 1e-3 * matrix.diagonal().mean() * torch.eye(len(matrix)).to(matrix)
     inverse = torch.linalg.inv(torch.linalg.cholesky(matrix + ridge))
-    energies = [(g.double() @ inverse.T).square().mean(-1) for g in gradients]
-    return Sensitivity(matrix, fit_weights([v.double() for v in values], energies))
+    energies = [(own @ inverse.T).square().mean(-1) for own in gradients]
+    weights = fit_weights(values, energies)
+    return Sensitivity(matrix.cpu(), TokenWeights(*(getattr(weights, n).cpu() for n in _WEIGHTS)))
 
 
 def fit_weights(values: list[Tensor], energies: list[Tensor]) -> TokenWeights:
@@ -115,7 +119,10 @@ def _fit_gamma(flat: TokenWeights, values: Tensor, energies: Tensor, ridge: floa
     for _ in range(_SCORING_STEPS):
         relative = energies * (-inputs @ solution).exp()
         slope = inputs.T @ (1 - relative) / len(inputs) + penalty * solution
-        solution = solution - torch.cholesky_solve(slope[:, None], curvature)[:, 0]
+        step = torch.cholesky_solve(slope[:, None], curvature)[:, 0]
+        solution = solution - step
+        if step.abs().max() <= _SCORED * solution.abs().max():
+            break
     predicted = inputs @ solution
     offset = solution[-1] - predicted.exp().mean().log()
     return TokenWeights(flat.centre, flat.spread, solution[:-1], offset)
