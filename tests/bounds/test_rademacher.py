@@ -73,6 +73,7 @@ def test_the_gram_matrix_is_that_of_the_centred_sequences(tmp_path, block):
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, flat @ flat.T, rtol=1e-5, atol=1e-4)
     assert torch.equal(found, found.T)
+    assert torch.equal(gram_matrix(store, mean, block, most=2), found[[0, -1]][:, [0, -1]])
 
 
 def test_the_first_token_does_not_count(tmp_path):

@@ -240,6 +240,14 @@ def _bounds(split: int, learned: tuple[str, ...], seeds: tuple[int, ...]) -> dic
             "draws": 10_000,
             "samples": TOKENS,
         },
+        "rate_distortion": [
+            {
+                "distortion": distortion,
+                "shannon_bits_per_token": 300 * math.log2(5 / distortion),
+                "gaussian_bits_per_token": 310 * math.log2(5 / distortion),
+            }
+            for distortion in (1e-3, 1e-2, 0.1, 1.0)
+        ],
     }
 
 

@@ -8,7 +8,7 @@ import synthetic
 from matplotlib.colors import to_hex
 
 from splitcodec.files import read_json
-from splitcodec.report.curves import curves_of
+from splitcodec.report.curves import curves_of, headlines, rate_at_divergence
 from splitcodec.report.figures import draw, rate_by_split, time_per_token
 from splitcodec.report.rd_figure import rd_curve
 from splitcodec.report.style import save, styles_of
@@ -101,6 +101,17 @@ def test_rd_figure_says_what_a_reader_needs(points, references):
     assert axes.get_ylim()[1] == pytest.approx(2 * uncoded)
     assert axes.get_ylim()[0] < uncoded
     assert axes.get_xlim()[0] < references["model_bits_per_token"]
+
+
+def test_rd_figure_says_how_far_from_possible(points, bounds):
+    (own,) = (item for item in bounds if item["split"] == 20)
+    (klt,) = (c for c in curves_of(points) if (c.name, c.split) == ("klt", 20))
+    kl = points.query("codec == 'int4' and coder == 'zstd' and split == 20")["kl"].item()
+    times = rate_at_divergence(klt, kl) / (310 * math.log2(5 / kl))
+    (headline,) = (h for h in headlines(points) if (h.name, h.split) == ("klt", 20))
+    expected = f"klt: {headline.ratio:.2f} ({times:.2f} × R(D))"
+    assert expected in words(rd_curve(points, MODEL, 20, bounds=own))
+    assert "R(D)" not in words(rd_curve(points, MODEL, 20))
 
 
 def test_rd_figure_of_several_seeds_shows_each_and_their_mean(tmp_path):

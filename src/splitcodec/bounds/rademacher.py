@@ -16,10 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from splitcodec.activations.extraction import spread_evenly
 from splitcodec.activations.store import Activations
 
 _NORMAL = 1.96
 """Standard errors to either side of a 95 % interval."""
+_MOST = 2048
+"""Sequences of a Gram matrix: more would cost their number squared."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +57,31 @@ def rademacher_of_gram(gram: Tensor, draws: int, seed: int) -> Rademacher:
     )
 
 
-def gram_matrix(activations: Activations, mean: Tensor, block: int = 128) -> Tensor:
+def gram_matrix(
+    activations: Activations, mean: Tensor, block: int = 128, most: int = _MOST
+) -> Tensor:
     """Gram matrix of the store's sequences, (sequences, sequences) float64.
 
-    `mean` (channels,) is taken from every token; padding counts zero. Two blocks of sequences are
-    in memory at a time.
+    Of at most `most`, spread evenly. `mean` (channels,) is taken from every token; padding counts
+    zero. Two blocks of sequences are in memory at a time.
     """
-    count = len(activations)
+    chosen = spread_evenly(len(activations), most)
+    count = len(chosen)
     gram = torch.zeros(count, count, dtype=torch.float64)
     width = max(activations.lengths)
     for first in range(0, count, block):
-        rows = _flat(activations, range(first, min(first + block, count)), mean, width)
+        rows = _flat(activations, chosen[first : first + block], mean, width)
         for second in range(0, first + 1, block):
             columns = rows
             if second != first:
-                columns = _flat(activations, range(second, min(second + block, count)), mean, width)
+                columns = _flat(activations, chosen[second : second + block], mean, width)
             part = (rows @ columns.T).double()
             gram[first : first + len(rows), second : second + len(columns)] = part
             gram[second : second + len(columns), first : first + len(rows)] = part.T
     return gram
 
 
-def _flat(activations: Activations, sequences: range, mean: Tensor, width: int) -> Tensor:
+def _flat(activations: Activations, sequences: list[int], mean: Tensor, width: int) -> Tensor:
     batch = activations.read(sequences)
     centred = (batch.representation - mean.float()) * batch.mask[..., None]
     centred[:, 0] = 0

@@ -144,9 +144,9 @@ class Comparison:
 class Headline:
     """A codec's rate against int4 in groups of 32 with Zstandard, at that point's quality.
 
-    `at_divergence`: the same ratio at that point's divergence, which few documents tell more
-    sharply than their perplexity; None for image models, whose quality it is, and where the codec
-    was not measured on both sides of it.
+    `divergence`: that point's, in nats; `at_divergence`: the same ratio there, which few documents
+    tell more sharply than their perplexity; None for image models, whose quality it is, and where
+    the codec was not measured on both sides of it.
     """
 
     model: str
@@ -158,6 +158,7 @@ class Headline:
     terms: Terms
     quality: float
     at_divergence: float | None
+    divergence: float
 
     @property
     def place(self) -> tuple[str, int]:
@@ -333,6 +334,7 @@ def _headline(curve: Curve, anchor: dict[str, float]) -> Headline | None:
         curve.terms,
         curve.terms.value(anchor["cross_entropy"], curve.uncoded),
         alike / anchor_rate if text and alike else None,
+        anchor["kl"],
     )
 
 

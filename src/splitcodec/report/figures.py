@@ -53,10 +53,12 @@ def draw(
     limits = [read_json(path) for path in bounds]
     rivals, paths = read_pictures(pictures or []), []
     for model, rows in table.groupby("model"):
-        for split in sorted(rows["split"].unique()):
-            figure = rd_curve(table, model, split, lines.get(model), pictures=rivals.get(model, []))
-            paths += save(figure, directory / f"rd-{model}-split{split}")
         mine = [item for item in limits if item["model"] == model]
+        for split in sorted(rows["split"].unique()):
+            own = next((item for item in mine if item["split"] == split), None)
+            parts = {"bounds": own, "pictures": rivals.get(model, [])}
+            figure = rd_curve(table, model, split, lines.get(model), **parts)
+            paths += save(figure, directory / f"rd-{model}-split{split}")
         own = (mine, lines.get(model), rivals.get(model, []))
         figure = rate_by_split(table, model, *own)
         paths += save(figure, directory / f"rate-by-split-{model}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from splitcodec.report.curves import Curve, curves_of
+from splitcodec.report.curves import Curve, curves_of, rate_at_divergence
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ def gaps(points: pd.DataFrame, bounds: list[dict[str, Any]]) -> list[Gap]:
         if (curve.model, curve.split) in functions
         for gap in _of_curve(curve, functions[curve.model, curve.split])
     ]
+
+
+def times_possible(curve: Curve, functions: list[dict[str, float]], kl: float) -> float | None:
+    """The rate of `curve` at a divergence in nats, relative to the Gaussian function there.
+
+    None where the curve, or the functions, do not reach it.
+    """
+    band, rate = rate_distortion_band(functions, curve), rate_at_divergence(curve, kl)
+    if rate is None or not band or not band[0][2] <= kl <= band[-1][2]:
+        return None
+    _, gaussian, distortions = zip(*band, strict=True)
+    possible = float(np.interp(math.log(kl), np.log(distortions), gaussian))
+    return rate / possible if possible else None
 
 
 def _of_curve(curve: Curve, functions: list[dict[str, float]]) -> list[Gap]:

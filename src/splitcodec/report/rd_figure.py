@@ -19,7 +19,7 @@ from splitcodec.report.metrics import (
     Metric,
     metric_named,
 )
-from splitcodec.report.possible import rate_distortion_band
+from splitcodec.report.possible import rate_distortion_band, times_possible
 from splitcodec.report.style import (
     FAINT,
     INK,
@@ -54,8 +54,9 @@ def rd_curve(
     Vertical bars are 95 % intervals over documents of the level; all codecs see the same documents,
     so differences between codecs are known better than the bars suggest. `references` is
     references/<model>.json; `bounds`, bounds/<model>/split<k>.json, adds the rate-distortion
-    functions where the metric is the divergence, in which they are stated; `pictures` are the
-    curves of pictures sent as files. Without a metric it is the model's first.
+    functions where the metric is the divergence, in which they are stated, and elsewhere says how
+    far from them codecs are; `pictures` are the curves of pictures sent as files. Without a metric
+    it is the model's first.
     """
     styles = styles_of(points)
     metric = metric or metric_named(points[points["model"] == model], None)
@@ -74,7 +75,7 @@ def rd_curve(
         beyond = _points_beyond(metric, own, metric.limit(nats))
         _title(axes, f"{model}, split {split}", beyond if roomy else "")
         if roomy and metric in (PERPLEXITY, PICTURE_KL, FEATURE_ERROR):
-            _say_ratios(axes, pd.concat([curve.points for curve in own]))
+            _say_ratios(axes, own, (bounds or {}).get("rate_distortion"))
         if references:
             _draw_references(axes, references, metric)
         if metric.name == KL.name and bounds and bounds.get("rate_distortion"):
@@ -152,11 +153,18 @@ def _title(axes: Axes, left: str, right: str) -> None:
         axes.set_title(right, loc="right", fontsize=7, color=FAINT)
 
 
-def _say_ratios(axes: Axes, points: pd.DataFrame) -> None:
-    """The rate of each learned codec relative to int4 + zstd, at that point's quality."""
-    if found := headlines(points):
-        lines = [f"{item.name}: {item.ratio:.2f}" for item in found]
-        terms, text = found[0].terms, "bits relative to int4 + zstd\nat its "
+def _say_ratios(axes: Axes, curves: list[Curve], functions: list[dict[str, float]] | None) -> None:
+    """The rate of each learned codec at the quality of int4 + zstd: relative to that point's, and
+    to what the rate-distortion function of a Gaussian needs."""
+    if found := headlines(pd.concat([curve.points for curve in curves])):
+        named = {curve.name: curve for curve in curves}
+        possible = [times_possible(named[i.name], functions or [], i.divergence) for i in found]
+        lines = [
+            f"{item.name}: {item.ratio:.2f}" + (f" ({times:.2f} × R(D))" if times else "")
+            for item, times in zip(found, possible, strict=True)
+        ]
+        terms, text = found[0].terms, "bits relative to int4 + zstd"
+        text += " (and to R(D))\nat its " if any(possible) else "\nat its "
         if terms is TEXT:
             text += f"{terms.quality}, {found[0].quality:.2f}\n"
             place = {"x": 0.235, "y": 0.965, "va": "top"}
