@@ -88,7 +88,7 @@ SHORTLY := | tee -a .venv/install.log | awk '\
   /^ERROR/ { print; print "  see .venv/install.log"; fflush() }'
 
 # The stamp is newer than what it was made from only if all of it has been installed.
-$(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
+$(INSTALLED): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { \
 	  for python in python3.11 python3.12 python3.13 python3 ''; do \
 	    test -z "$$python" && { echo 'Python 3.11 or newer with venv is needed; install it (Debian: apt-get install python3 python3-venv)'; exit 1; }; \
@@ -99,7 +99,9 @@ $(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
 	}
 	@echo 'installing the packages of requirements.lock (about 3 minutes the first time)'
 	@: > .venv/install.log
-	@$(PIP_INSTALL) --upgrade pip 2>&1 $(SHORTLY)
+	@$(PIP_INSTALL) --upgrade pip==26.3 2>&1 $(SHORTLY)
+	@command -v nvidia-smi > /dev/null || $(PIP_INSTALL) --no-deps --require-hashes --retries 0 --timeout 15 \
+	  --requirement requirements-cpu.lock >> .venv/install.log 2>&1 || true
 	@$(PIP_INSTALL) --no-deps --require-hashes --requirement requirements.lock 2>&1 $(SHORTLY)
 	@if $(BIN)/python deploy/torch_is_cuda.py; then \
 	  $(PIP_INSTALL) --no-deps --require-hashes --requirement requirements-cuda.lock 2>&1 $(SHORTLY); \

@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-cuda.lock")
+ALL_LOCKS = (*LOCKS, "requirements-cpu.lock")
 PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
 
 
@@ -24,13 +25,20 @@ def test_the_lock_has_the_pins_and_only_them():
     assert not pins("requirements.lock").keys() & pins("requirements-cuda.lock").keys()
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", ALL_LOCKS)
 def test_every_package_of_a_lock_has_a_hash(name):
     blocks = re.split(r"\n(?=\w)", (ROOT / name).read_text())
     blocks = [block for block in blocks if PIN.match(block)]
     assert blocks
     for block in blocks:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", block), block
+
+
+def test_the_build_for_processors_is_that_of_the_lock():
+    assert PIN.findall((ROOT / "requirements-cpu.lock").read_text()) == [
+        ("torch", f"{pins('requirements.lock')['torch']}+cpu")
+    ]
+    assert "--requirement requirements-cpu.lock" in (ROOT / "Makefile").read_text()
 
 
 def test_the_lock_is_within_the_ranges_of_the_project():
