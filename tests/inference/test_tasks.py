@@ -1,8 +1,10 @@
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from small_world import save_for
@@ -132,6 +134,16 @@ def test_no_items_is_an_error(tmp_path):
         read_items(str(tmp_path / "*.jsonl"), None)
 
 
+def with_start(tokeniser):
+    """A copy that heads each text with the token that the scorer takes for a start."""
+    copied, start = copy.deepcopy(tokeniser), tokeniser.eos_token
+    copied.bos_token = start
+    copied.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, tokeniser.eos_token_id)]
+    )
+    return copied
+
+
 def test_the_harness_gives_the_numbers_of_its_own_model(
     world, half, folders, tokeniser, items_file, monkeypatch
 ):
@@ -153,7 +165,7 @@ def test_the_harness_gives_the_numbers_of_its_own_model(
         "target_delimiter": "",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }
-    own = HFLM(pretrained=half, tokenizer=tokeniser, add_bos_token=True, batch_size=1)
+    own = HFLM(pretrained=half, tokenizer=with_start(tokeniser), add_bos_token=True, batch_size=1)
     expected = simple_evaluate(own, tasks=[dict(task)], bootstrap_iters=0)["results"]["mine"]
     plain = Scorer(half, tokeniser, 1)
     coded = Scorer(with_codec(half, folders["fp16"]), tokeniser, 1)
