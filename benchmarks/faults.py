@@ -281,11 +281,12 @@ def network(experiment: Experiment) -> Iterator[Outcome]:
     place = experiment.place("tracking")
     outcome.equal = place.run(MLFLOW_TRACKING_URI=NOWHERE) == 0
     outcome.said = (place.results / "logs/track.log").read_text().strip().splitlines()[-1]
-    outcome.equal &= bool(list(place.results.glob("mlflow-queue/**/*.jsonl")))
+    waiting = "mlflow-queue/**/*.jsonl"
+    outcome.equal &= bool(list(place.results.glob(waiting)))
     sent = subprocess.run(
         ["splitcodec", "track", "sync", str(place.results)], cwd=place.directory, check=False
     )
-    outcome.equal &= sent.returncode == 0 and not list(place.results.rglob("mlflow-queue/*.jsonl"))
+    outcome.equal &= sent.returncode == 0 and not list(place.results.glob(waiting))
     outcome.equal &= experiment.repaired(place)
     yield outcome
 

@@ -103,7 +103,7 @@ def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[L
     tuned = sum(_points(codec, settings) for codec in settings.codecs if codec not in frozen)
     # Examples of text are of codecs with a λ behind the original front.
     shown = any(codec.lambdas and not changes_front(codec.mode) for codec in settings.codecs)
-    shared = sum(codec.shared for codec in settings.codecs) * len(settings.seeds)
+    shared = sum(len(c.seeds or settings.seeds) for c in settings.codecs if c.shared)
     return [
         Line("inputs", 1 + len(models) * 2, bytes=4 * sum(tokens.values()) * len(models)),
         Line(
@@ -136,11 +136,14 @@ def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[L
 
 
 def activation_bytes(settings: Settings, shapes: dict[str, Shape], stored: dict[str, int]) -> int:
-    """All stores: every split and the final representation of the stored tokens."""
+    """All stores: the stored tokens at every split, and their final representation, of the training
+    text where a codec compares outputs."""
     width = _BYTES[settings.activations.dtype]
+    every, final = sum(stored.values()), sum(stored.values())
+    if not any(codec.compares_outputs for codec in settings.codecs):
+        final -= stored["train"]
     return sum(
-        (len(m.splits) + 1) * shapes[m.name].channels * width * sum(stored.values())
-        for m in settings.models
+        (len(m.splits) * every + final) * shapes[m.name].channels * width for m in settings.models
     )
 
 

@@ -8,7 +8,6 @@ from splitcodec.bounds.generalisation import (
     gap_with_error,
     held_out_slack,
     pac_slack,
-    ranks_entropy,
     rate_complexity,
 )
 
@@ -50,14 +49,3 @@ def test_the_gap_has_the_error_of_both_sides():
     gap, error = gap_with_error(training, evaluation)
     assert gap == pytest.approx(2, abs=4 * error)
     assert error == pytest.approx(math.sqrt(1 / 400 + 4 / 100), rel=0.2)
-
-
-def test_shannons_bounds_enclose_the_entropy():
-    uniform = torch.full((8,), 100)
-    assert ranks_entropy(uniform) == pytest.approx((3.0, 3.0))
-    # the true distribution after each context, in order: its entropy lies between
-    shares = torch.tensor([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]]).double()
-    entropy = float(-(shares * shares.log2()).sum(1).mean())
-    low, high = ranks_entropy(1e6 * shares.mean(0))
-    assert low < entropy < high
-    assert ranks_entropy(torch.tensor([9, 0, 0])) == pytest.approx((0.0, 0.0))

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from small_world import gaussian_covariance
+from splitcodec.bounds import covariance
+from splitcodec.bounds.covariance import covariance_bound
 from splitcodec.bounds.lanczos import log_determinant
 
 
@@ -13,6 +15,16 @@ def test_it_is_the_log_determinant_within_its_error(decay):
         float(torch.logdet(matrix)), abs=4 * found.standard_error + 1e-6
     )
     assert found.standard_error < 3
+
+
+def test_covariances_too_large_to_factor_are_bounded_by_it(monkeypatch):
+    matrix = 50 * gaussian_covariance(60, seed=2, decay=0.95)
+    exact = covariance_bound(matrix, 10_000)
+    monkeypatch.setattr(covariance, "FACTORED", 59)
+    found = covariance_bound(matrix, 10_000)
+    assert found.standard_error > exact.standard_error
+    assert found.bits_per_token == pytest.approx(exact.bits_per_token, abs=4 * found.standard_error)
+    assert found.bits_per_token != exact.bits_per_token
 
 
 def test_a_diagonal_matrix_is_exact_for_every_probe():

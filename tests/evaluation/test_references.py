@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from splitcodec.evaluation.references import code_unigram, token_rates
+from splitcodec.evaluation.fidelity import ranks_of_labels
+from splitcodec.evaluation.references import code_unigram, ranks_entropy, token_rates
 from splitcodec.inputs.tokens import TokenTable
 
 
@@ -15,9 +17,11 @@ def draw(vocabulary, count, seed):
 
 
 def ideal_bits(train, tokens, vocabulary):
-    """Code length under frequencies with half a count added for each id."""
-    counts = 0.5 + np.bincount(train, minlength=vocabulary)
-    return -np.log2(counts[tokens] / counts.sum()).sum()
+    """Code length under frequencies, with the share of ids seen once for those never seen."""
+    counts = np.bincount(train, minlength=vocabulary)
+    unseen = max((counts == 1).sum() / counts.sum(), 1e-3)
+    shares = (1 - unseen) * counts / counts.sum() + unseen / vocabulary
+    return -np.log2(shares[tokens]).sum()
 
 
 @pytest.mark.parametrize("vocabulary", [200, 257, 5_000, 49_152])
@@ -38,7 +42,7 @@ def test_rates_count_every_token():
     train = [draw(300, 40, seed) for seed in range(9)]
     evaluation = [draw(300, size, 50 + size) for size in (30, 16, 48)]
     tables = TokenTable(["a"] * 9, train, {}), TokenTable(["x", "y", "x"], evaluation, {})
-    rates = token_rates(*tables, vocabulary=300, cross_entropy=2.0)
+    rates = token_rates(*tables, vocabulary=300, cross_entropy=2.0, ranks=torch.tensor([1, 1]))
     stream = code_unigram(np.concatenate(train), np.concatenate(evaluation), 300)
     assert rates == {
         "vocabulary": 300,
@@ -47,4 +51,30 @@ def test_rates_count_every_token():
         "token_ids_bits_per_token": math.log2(300),
         "unigram_bits_per_token": 8 * len(stream) / 94,
         "model_bits_per_token": pytest.approx(2 / math.log(2)),
+        "ranks_low_bits_per_token": pytest.approx(1.0),
+        "ranks_high_bits_per_token": pytest.approx(1.0),
     }
+
+
+def test_ranks_are_those_of_the_sorted_logits(world):
+    store = world.activations(world.model.blocks, "evaluation")
+    found = ranks_of_labels(world.model, store, 3)
+    expected = torch.zeros_like(found)
+    for row in range(len(store)):
+        batch = store.read([row])
+        logits = world.model.back(batch.representation, world.model.blocks)[0, :-1]
+        better = logits > logits.gather(1, batch.tokens[0, 1:, None])
+        expected += torch.bincount(better.sum(-1), minlength=len(found))
+    assert found.sum() == expected.sum()
+    assert (found - expected).abs().sum() <= 2  # in float32 guesses may tie
+
+
+def test_shannons_bounds_enclose_the_entropy():
+    uniform = torch.full((8,), 100)
+    assert ranks_entropy(uniform) == pytest.approx((3.0, 3.0))
+    # the true distribution after each context, in order: its entropy lies between
+    shares = torch.tensor([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]]).double()
+    entropy = float(-(shares * shares.log2()).sum(1).mean())
+    low, high = ranks_entropy(1e6 * shares.mean(0))
+    assert low < entropy < high
+    assert ranks_entropy(torch.tensor([9, 0, 0])) == pytest.approx((0.0, 0.0))

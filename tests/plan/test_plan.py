@@ -21,7 +21,7 @@ def planned(values, shapes=None):
     return {line.phase: line for line in plan(settings, shapes, Device(100, 1.0))}
 
 
-@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("name", ["tiny", "paper", "frontier"])
 def test_jobs_are_those_of_the_workflow(name, tmp_path):
     params = PARAMS / f"{name}.yaml"
     told = sum(line.jobs for line in planned(yaml.safe_load(params.read_text())).values())
@@ -52,9 +52,11 @@ def test_storage_follows_the_stored_sequences():
     few = planned(PAPER)["activations"].bytes
     values = {**PAPER, "activations": {}}
     everything = planned(values)["activations"].bytes
-    tokens = (288000 + 64 + 1000) * 1024
-    assert everything == 2 * 4 * 768 * 2 * tokens
+    train, held_out = 288000 * 1024, (64 + 1000) * 1024
+    assert everything == 2 * 768 * 2 * (3 * train + 4 * held_out)
     assert few < everything / 100
+    values["codecs"] = [{"name": "klt", "lambdas": [1e-3]}, {"name": "factorised", "lambdas": [1]}]
+    assert planned(values)["activations"].bytes == 2 * 768 * 2 * 4 * (train + held_out)
 
 
 def test_the_shape_of_an_unknown_model_must_be_given():

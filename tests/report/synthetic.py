@@ -265,6 +265,8 @@ def _references() -> dict:
         "token_ids_bits_per_token": math.log2(49152),
         "unigram_bits_per_token": 9.62,
         "model_bits_per_token": UNCODED / math.log(2),
+        "ranks_low_bits_per_token": 2.9,
+        "ranks_high_bits_per_token": 5.6,
     }
 
 

@@ -175,6 +175,14 @@ def test_a_codec_for_all_lambdas_needs_several_and_the_levels_for_them(place, va
     assert said in complaint(changed(place, value))
 
 
+def test_what_is_for_text_alone_is_refused_with_images():
+    values = yaml.safe_load((PARAMS / "vision.yaml").read_text())
+    back = {"name": "b", "codec": "int4", "mode": "back"}
+    assert "b: token ids, and modes" in complaint(values | {"codecs": [back]})
+    task = {"name": "mine", "kind": "files", "path": "items.jsonl"}
+    assert "mine: tasks are for models that read text" in complaint(values | {"tasks": [task]})
+
+
 def test_qualities_of_pictures_are_those_that_formats_have():
     values = yaml.safe_load((PARAMS / "vision.yaml").read_text())
     values["images"]["pictures"] = {"jpeg": [0], "webp": [0, 0]}
@@ -188,7 +196,9 @@ def test_qualities_of_pictures_are_those_that_formats_have():
         ({"name": "klt", "lambdas": [0.1]}, False),
         ({"name": "hyperprior", "lambdas": [0.1]}, True),
         ({"name": "hyperprior", "lambdas": [0.1], "set": {"polish_steps": 0}}, False),
-        ({"name": "b", "codec": "int4", "mode": "back"}, True),
+        ({"name": "b", "codec": "int4", "mode": "back"}, False),
+        ({"name": "b", "codec": "int4", "mode": "back", "tuning": {"loss": "kl"}}, True),
+        ({"name": "b", "codec": "hyperprior", "mode": "back", "lambdas": [0.1]}, True),
         ({"name": "e", "codec": "int4", "mode": "end-to-end"}, False),
     ],
 )

@@ -167,3 +167,5 @@ def test_a_step_takes_each_sequence_once_an_epoch():
         assert sorted(row for rows in epoch for row in rows) == list(range(12))
     assert steps[:3] != steps[3:]
     assert steps[0] != sequences_of_step(12, 4, seed=2, step=0)
+    uneven = [row for step in range(5) for row in sequences_of_step(10, 4, seed=1, step=step)]
+    assert sorted(uneven[:10]) == sorted(uneven[10:]) == list(range(10))

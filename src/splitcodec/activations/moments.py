@@ -106,14 +106,15 @@ def _context_moments(
         row_mean = (weights @ embedding).double().cpu()
     here = device()
     context = Context(moments.mean.to(here).float(), row_mean.to(here).float(), history, embedding)
-    covariance, cross = 0.0, 0.0
+    covariance, cross, tokens = 0.0, 0.0, 0
     for batch in (batch.to(here) for batch in activations.batches(8)):
         usable = ordinary_tokens(batch.representation, batch.mask)
         values = batch.representation[usable] - context.mean
         regressors = context.of(batch)[usable]
         covariance = covariance + (regressors.T @ regressors).double()
         cross = cross + (values.T @ regressors).double()
-    parts = covariance.cpu() / moments.tokens, cross.cpu() / moments.tokens
+        tokens += len(values)
+    parts = covariance.cpu() / tokens, cross.cpu() / tokens
     return ContextMoments(*parts, row_mean, history, _covariance_of_rows(embedding))
 
 

@@ -12,7 +12,6 @@ a document.
 
 import math
 
-import torch
 from torch import Tensor
 
 
@@ -49,17 +48,3 @@ def gap_with_error(training: Tensor, evaluation: Tensor) -> tuple[float, float]:
     """Evaluation rate minus training rate, and the standard error, from rates of documents."""
     (first, before), (second, after) = mean_and_error(training), mean_and_error(evaluation)
     return second - first, math.hypot(before, after)
-
-
-def ranks_entropy(ranks: Tensor) -> tuple[float, float]:
-    """Shannon's bounds (1951, eq. 17) on the entropy of a text in bits a token, low and high.
-
-    ranks (vocabulary,): how often the true token was the predictor's r-th guess. The upper bound
-    holds for any predictor; the lower one assumes the guesses in the order of true probability.
-    """
-    shares = (ranks.double() / ranks.sum()).sort(descending=True).values
-    numbers = torch.arange(1, len(shares) + 1, dtype=torch.float64)
-    steps = shares - torch.cat([shares[1:], shares.new_zeros(1)])
-    low = float((numbers * steps * numbers.log2()).sum())
-    seen = shares[shares > 0]
-    return low, float(-(seen * seen.log2()).sum())

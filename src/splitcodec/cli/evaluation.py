@@ -84,7 +84,7 @@ def references(
 ) -> None:
     """Measure the uncoded model, and what sending the token ids would cost."""
     from splitcodec.activations.store import Activations
-    from splitcodec.evaluation.fidelity import evaluate_uncoded
+    from splitcodec.evaluation.fidelity import evaluate_uncoded, ranks_of_labels
     from splitcodec.evaluation.references import token_rates
     from splitcodec.files import write_sealed_json
     from splitcodec.inputs.tokens import read_tokens
@@ -93,7 +93,11 @@ def references(
     loaded = load_model(model, model_dtype, store.metadata)
     own = evaluate_uncoded(loaded, store, batch_sequences, bootstrap)
     rates = token_rates(
-        read_tokens(train_tokens), read_tokens(tokens), loaded.vocabulary, own["cross_entropy"]
+        read_tokens(train_tokens),
+        read_tokens(tokens),
+        loaded.vocabulary,
+        own["cross_entropy"],
+        ranks_of_labels(loaded, store, batch_sequences),
     )
     names = {key: store.metadata[key] for key in ("model", "partition")}
     uncoded = {

@@ -72,7 +72,7 @@ def train(
     sensitivity: Annotated[
         Path | None, typer.Option(help="made by sensitivity; not for end-to-end")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="model directory; not for klt")] = None,
+    model: Annotated[Path | None, typer.Option(help="model directory; where it takes part")] = None,
     model_dtype: DtypeOption = Dtype.float32,
     references: Annotated[Path | None, typer.Option(help="training store, final")] = None,
     validation: Annotated[Path | None, typer.Option(help="validation store at the split")] = None,

@@ -24,6 +24,9 @@ from splitcodec.evaluation.measures import CODED, COUNT, UNCODED, Measure, measu
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
 
+_RANKED_AT_ONCE = 2048
+"""Entries of the vocabulary."""
+
 
 @dataclass
 class Sums:
@@ -101,6 +104,26 @@ def evaluate_uncoded(
         own = [(model, batch.representation)]
         _compare(model, model.blocks, batch, batch, own, [total])
     return measure_of(model).summary(total.table(), resamples)
+
+
+@torch.inference_mode()
+def ranks_of_labels(model: SplitModel, references: Activations, batch_sequences: int) -> Tensor:
+    """How often the true token was the uncoded model's r-th guess, (vocabulary,) int64."""
+    counts = torch.zeros(model.vocabulary, dtype=torch.int64)
+    starts = range(0, len(references), batch_sequences)
+    for start in progress(starts, "ranking"):
+        batch = references.read(range(start, min(start + batch_sequences, len(references))))
+        states = model.final_states(batch.representation, model.blocks)
+        states = states[model.labelled(batch.mask).to(model.device)]
+        labels = model.labels(batch.tokens, batch.mask).to(model.device)
+        own, ranks, first = model.logits_of(states, labels), torch.zeros_like(labels), 0
+        for part in model.head_in_parts(states, _RANKED_AT_ONCE):
+            better = part.float() > own[:, None]
+            ids = torch.arange(first, first + part.shape[1], device=labels.device)
+            ranks += (better & (ids != labels[:, None])).sum(-1)
+            first += part.shape[1]
+        counts += torch.bincount(ranks.cpu(), minlength=len(counts))
+    return counts
 
 
 def _model_of(decoder: Decoder, model: SplitModel, activations: Activations) -> SplitModel:

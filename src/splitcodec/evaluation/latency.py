@@ -96,7 +96,7 @@ def hardware() -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "device": "cpu",  # where files are encoded and decoded, whatever the model runs on
+        "device": "cpu",  # codecs are timed there, beside Deflate and Zstandard
         "torch": torch.__version__,
     }
 

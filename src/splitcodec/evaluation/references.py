@@ -2,7 +2,8 @@
 
 A receiver that has the front can run it on the tokens, so these rates bound what a lossless
 system needs: log₂ V bits a token uncompressed; entropy-coded under a unigram model of the training
-tokens; and the model's own cross-entropy in bits, the estimate of the source's entropy.
+tokens; and the model's own cross-entropy in bits, which the source's entropy does not exceed. The
+ranks of the model's guesses enclose that entropy once more.
 """
 
 import math
@@ -10,18 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from splitcodec.coding import entropy
+from splitcodec.coding.entropy import Decoder, Encoder
+from splitcodec.densities.tokens import TokenUnigram
 from splitcodec.inputs.tokens import TokenTable
-
-_LOW_BITS = 8
-_SMOOTHING = 0.5
 
 
 def token_rates(
-    train: TokenTable, evaluation: TokenTable, vocabulary: int, cross_entropy: float
+    train: TokenTable,
+    evaluation: TokenTable,
+    vocabulary: int,
+    cross_entropy: float,
+    ranks: Tensor,
 ) -> dict[str, Any]:
-    """The three rates in bits a token, over all tokens of `evaluation`."""
+    """The rates in bits a token: the first two over all tokens of `evaluation`.
+
+    `cross_entropy` in nats; ranks (vocabulary,): how often the true token was the r-th guess.
+    """
+    low, high = ranks_entropy(ranks)
     tokens = np.concatenate(evaluation.sequences)
     stream = code_unigram(np.concatenate(train.sequences), tokens, vocabulary)
     return {
@@ -31,36 +39,34 @@ def token_rates(
         "token_ids_bits_per_token": math.log2(vocabulary),
         "unigram_bits_per_token": 8 * len(stream) / len(tokens),
         "model_bits_per_token": cross_entropy / math.log(2),
+        "ranks_low_bits_per_token": low,
+        "ranks_high_bits_per_token": high,
     }
 
 
 def code_unigram(train: np.ndarray, tokens: np.ndarray, vocabulary: int) -> bytes:
-    """`tokens` entropy-coded under the smoothed frequencies of `train`; decodes again.
-
-    Frequencies of a whole vocabulary do not fit 16 bits, so an id is coded as its high part and,
-    given that, its low byte: the same model by the chain rule.
-    """
-    tables = _unigram_tables(train, vocabulary)
-    symbols, indexes = _parts(tokens)
-    (stream,) = entropy.encode(symbols, indexes, tables)
-    if not torch.equal(entropy.decode([stream], indexes, tables), symbols):
+    """`tokens` entropy-coded under the frequencies of `train`; decodes again."""
+    density = TokenUnigram(vocabulary)
+    density.count(torch.from_numpy(train.astype(np.int64)))
+    ids = torch.from_numpy(tokens.astype(np.int64))[None]
+    all_there, tables, coder = torch.ones_like(ids, dtype=torch.bool), density.tables(), Encoder()
+    density.encode(coder, ids, all_there, tables)
+    (stream,) = coder.finish()
+    decoder = Decoder([stream])
+    if not torch.equal(density.decode(decoder, all_there, tables), ids):
         raise AssertionError("the unigram stream does not decode to its tokens")
     return stream
 
 
-def _parts(tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two symbols a token, (1, 2·tokens), and their tables: 0 for high, 1 + high for low."""
-    ids = torch.from_numpy(tokens.astype(np.int32))
-    high, low = ids >> _LOW_BITS, ids & ((1 << _LOW_BITS) - 1)
-    symbols = torch.stack([high, low], dim=-1).view(1, -1)
-    indexes = torch.stack([torch.zeros_like(high), 1 + high], dim=-1).view(1, -1)
-    return symbols, indexes
+def ranks_entropy(ranks: Tensor) -> tuple[float, float]:
+    """Shannon's bounds (1951, eq. 17) on the entropy of a text in bits a token, low and high.
 
-
-def _unigram_tables(train: np.ndarray, vocabulary: int) -> entropy.Tables:
-    width = 1 << _LOW_BITS
-    counts = np.zeros(-(-vocabulary // width) * width)
-    counts[:vocabulary] = _SMOOTHING + np.bincount(train, minlength=vocabulary)[:vocabulary]
-    grid = torch.from_numpy(counts).view(-1, width)
-    rows = [grid.sum(1) / grid.sum(), *(grid / grid.sum(1, keepdim=True))]
-    return entropy.quantise_tables(rows, [0] * len(rows))
+    ranks (vocabulary,): how often the true token was the predictor's r-th guess. The upper bound
+    holds for any predictor; the lower one assumes the guesses in the order of true probability.
+    """
+    shares = (ranks.double() / ranks.sum()).sort(descending=True).values
+    numbers = torch.arange(1, len(shares) + 1, dtype=torch.float64)
+    steps = shares - torch.cat([shares[1:], shares.new_zeros(1)])
+    low = float((numbers * steps * numbers.log2()).sum())
+    seen = shares[shares > 0]
+    return low, float(-(seen * seen.log2()).sum())

@@ -159,8 +159,10 @@ def _compared(
 
 def _continuation(sides: _Sides, batch: Batch, extent: Extent) -> dict[str, Any]:
     """Of the beginning of the last sequence, mostly of another document than the passage."""
-    prompt = batch.tokens[-1, : min(extent.prompt, int(batch.lengths[-1]))]
-    prompts, wanted = sides.prompts, extent.continuation
+    most = sides.model.context or math.inf
+    room = int(min(extent.prompt, batch.lengths[-1], most - 1))
+    prompt, prompts = batch.tokens[-1, :room], sides.prompts
+    wanted = int(min(extent.continuation, most - room))
     coded = generate(sides.changed, sides.split, sides.codec, prompt, wanted, prompts.stop)
     uncoded = greedy(sides.model, prompt, wanted, prompts.stop)
     agree = [one == other for one, other in zip(coded.tokens, uncoded, strict=False)]

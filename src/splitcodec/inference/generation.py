@@ -120,9 +120,8 @@ def generate(
 def _check(model: SplitModel, prompt: int, tokens: int) -> None:
     if not prompt:
         raise SettingsError("the prompt has no tokens; give some text")
-    limit = getattr(model.model.config, "max_position_embeddings", None)
-    if limit is not None and prompt + tokens > limit:
+    if model.context is not None and prompt + tokens > model.context:
         raise SettingsError(
-            f"a prompt of {prompt} tokens and {tokens} more exceed the model's context of {limit}; "
-            "ask for fewer"
+            f"a prompt of {prompt} tokens and {tokens} more exceed the model's context of "
+            f"{model.context}; ask for fewer"
         )

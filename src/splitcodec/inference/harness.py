@@ -76,7 +76,8 @@ class HarnessModel(TemplateLM):
             raise InputError(f"the task generates {most} tokens, more than the model's context")
         prompt, made = self.scorer.encode(context)[-room:], []
         while len(made) < most:
-            logits = self.scorer.logits([[self.scorer.start, *prompt, *made]])
+            row = [*self.scorer.prefix, *prompt, *made] or [self.scorer.start]
+            logits = self.scorer.logits([row])
             following = int(logits[0, -1].argmax())
             if following == self.scorer.tokeniser.eos_token_id:
                 break

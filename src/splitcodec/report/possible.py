@@ -95,7 +95,7 @@ def rate_distortion_band(
 ) -> list[tuple[float, float, float]]:
     """Shannon's bound and the Gaussian rate at each distortion, in the terms of `curve`.
 
-    None for a classifier of pictures: the functions begin at a thousandth of a nat a token, which
+    Empty for a classifier of pictures: the functions begin at a thousandth of a nat a token, which
     the tokens of a picture add up to more than the second order that they rest on can tell.
     """
     if curve.classifies:

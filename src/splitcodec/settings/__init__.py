@@ -77,12 +77,16 @@ class Settings(Strict):
         for model in self.models:
             if getattr(self, model.reads) is None:
                 raise ValueError(f"{model.name} reads {model.reads}; add the key {model.reads}")
+        if all(model.reads == "text" for model in self.models):
+            return self
         for codec in self.codecs:
-            only_text = codec.set.get("tokens") or changes_front(codec.mode)
-            if only_text and any(model.reads == "images" for model in self.models):
+            if codec.set.get("tokens") or codec.mode != "frozen":
                 raise ValueError(
-                    f"{codec.name}: token ids and end-to-end modes are for models that read text"
+                    f"{codec.name}: token ids, and modes in which the model learns, are for models "
+                    "that read text"
                 )
+        if self.tasks:
+            raise ValueError(f"{self.tasks[0].name}: tasks are for models that read text")
         return self
 
 

@@ -98,10 +98,11 @@ class Codec(Strict):
     def compares_outputs(self) -> bool:
         """Whether its training compares what the model says of the training text with and without
         the codec, for which the uncoded final representation is needed."""
-        polished = hyperparameters_of(self.codec).model_validate(self.set)
-        if self.mode == "frozen":
-            return getattr(polished, "polish_steps", 0) > 0
-        return not changes_front(self.mode)
+        if changes_front(self.mode):
+            return False
+        own = hyperparameters_of(self.codec).model_validate(self.set)
+        to_the_model = self.mode != "frozen" and self.tuning.loss == "kl"
+        return to_the_model or getattr(own, "polish_steps", 0) > 0
 
 
 def changes_front(mode: str) -> bool:

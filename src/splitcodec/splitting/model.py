@@ -114,6 +114,11 @@ class SplitModel(nn.Module):
         return self.model.config.vocab_size
 
     @property
+    def context(self) -> int | None:
+        """Tokens it can read at once, where its positions end."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    @property
     def embedding(self) -> Tensor:
         """The head's weights (vocabulary, channels): what the back knows of every token id."""
         return self.model.get_output_embeddings().weight.detach()
@@ -284,9 +289,8 @@ def _config_of_part(config: "PretrainedConfig", first: int, last: int | None) ->
 
 def check_context(model: SplitModel, tokens: int) -> None:
     """Raise SettingsError when sequences are longer than the model's learned positions reach."""
-    limit = getattr(model.model.config, "max_position_embeddings", None)
-    if limit is not None and tokens > limit:
+    if model.context is not None and tokens > model.context:
         raise SettingsError(
-            f"sequences of {tokens} tokens exceed the model's context of {limit}; "
+            f"sequences of {tokens} tokens exceed the model's context of {model.context}; "
             "lower text.sequence_length"
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,8 @@ class Loop:
     """Runs phases that train the parameters of `module`, with log and checkpoint.
 
     `recipe` names what is trained: a checkpoint of another is not used. `accelerator` shares the
-    work where the losses were made for it. Raises TrainingError when a loss diverges.
+    work where the losses were made for it; without one, each of several processes does all of it.
+    Raises TrainingError when a loss diverges.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Loop:
         self.recipe = recipe
         self.checkpoint = checkpoint
         self.log = log
+        self._shared = accelerator is not None
         self.accelerator = accelerator or accelerator_for(next(module.parameters()).device)
         self._saved = time.monotonic()
         self._save_seconds = 0.0
@@ -194,7 +197,8 @@ class Loop:
         """One step of the optimiser; its mean loss and figures."""
         phase = self.phases[number]
         # Noise is a function of seed and step, so that a resumed run repeats it.
-        torch.manual_seed(hash((self.seed, number, step)) % 2**31 + self.accelerator.process_index)
+        own = self.accelerator.process_index if self._shared else 0
+        torch.manual_seed(hash((self.seed, number, step)) % 2**31 + own)
         share = _warmed_cosine(step, phase.steps, phase.warm_up)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * share
@@ -208,7 +212,7 @@ class Loop:
         learnt = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(learnt, phase.gradient_clip)
         optimiser.step()
-        if self.accelerator.num_processes > 1:
+        if self._shared and self.accelerator.num_processes > 1:
             device = self.accelerator.device
             shared = self.accelerator.reduce(torch.tensor([*means.values()], device=device), "mean")
             means = dict(zip(means, shared.tolist(), strict=True))
@@ -321,11 +325,11 @@ def _warmed_cosine(step: int, steps: int, warm_up: int) -> float:
 
 def sequences_of_step(total: int, count: int, seed: int, step: int) -> list[int]:
     """Which of `total` sequences a step takes: `count` of them, each once an epoch."""
-    order = _order(total, seed, step * count // total)
-    start = step * count % total
-    return [order[(start + i) % total] for i in range(count)]
+    places = range(step * count, (step + 1) * count)
+    return [_order(total, seed, place // total)[place % total] for place in places]
 
 
+@lru_cache(maxsize=2)
 def _order(count: int, seed: int, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(count, generator=generator).tolist()
