@@ -17,7 +17,7 @@ from transformers import (
 
 from splitcodec.activations.extraction import extract
 from splitcodec.activations.store import Activations
-from splitcodec.bounds.measure import Effort, measure_bounds
+from splitcodec.bounds.measure import measure_bounds
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.evaluation.bitstreams import encode
 from splitcodec.evaluation.fidelity import evaluate, evaluate_uncoded
@@ -28,6 +28,7 @@ from splitcodec.inputs.images import fetch_images
 from splitcodec.inputs.model_inputs import read_inputs
 from splitcodec.inputs.pixels import prepare
 from splitcodec.settings import FilesSource, ImageSource, Partition
+from splitcodec.settings.measures import Bounds
 from splitcodec.splitting.loading import load_split_model
 from splitcodec.training.run import Material, recipe, train
 from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
@@ -211,7 +212,7 @@ def test_bounds_hold_for_images_too(world, coded):
     report = measure_bounds(
         store(world, 1, "train"),
         [folder / "klt"],
-        Effort(100, 4),
+        Bounds(rademacher_draws=100, rate_sequences=4),
         0,
         store(world, 1, "evaluation"),
     )

@@ -7,11 +7,12 @@ from small_world import one_line, save_for, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations
 from splitcodec.bounds.covariance import covariance_bound
-from splitcodec.bounds.measure import Effort, measure_bounds
+from splitcodec.bounds.measure import measure_bounds
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
 from splitcodec.codecs.registry import build_codec
 from splitcodec.errors import InputError
+from splitcodec.settings.measures import Bounds
 
 
 def store(path, tokens=50, channels=6, seed=0):
@@ -40,7 +41,11 @@ def measured(tmp_path):
         )
         for rate_weight in (0.01, 0.1)
     ]
-    return activations, folders, measure_bounds(activations, folders, Effort(200), 0)
+    return (
+        activations,
+        folders,
+        measure_bounds(activations, folders, Bounds(rademacher_draws=200), 0),
+    )
 
 
 def test_the_report_is_plain_json_and_says_what_it_is_of(measured):
@@ -85,7 +90,7 @@ def test_fewer_tokens_than_channels_shrink_the_bound_and_leave_none_given_the_pa
     tmp_path,
 ):
     activations = store(tmp_path / "a.parquet", tokens=2, channels=32)
-    report = measure_bounds(activations, [], Effort(10), 0)
+    report = measure_bounds(activations, [], Bounds(rademacher_draws=10), 0)
     assert report["tokens"] == 20
     assert report["covariance"]["representation_bits_per_token"] > 0
     assert report["covariance"]["given_previous"]["bits_per_token"] is None
@@ -96,7 +101,7 @@ def test_a_codec_without_transform_gives_one_line(tmp_path):
     activations = store(tmp_path / "a.parquet")
     folder = save_for(build_codec("int4", 6, {}), activations, tmp_path / "int4")
     with pytest.raises(InputError, match="int4") as caught:
-        measure_bounds(Activations(activations.path), [folder], Effort(10), 0)
+        measure_bounds(Activations(activations.path), [folder], Bounds(rademacher_draws=10), 0)
     assert one_line(caught.value)
 
 
@@ -105,7 +110,15 @@ def everything(tmp_path):
     activations, fresh = store(tmp_path / "a.parquet"), store(tmp_path / "e.parquet", seed=1)
     folder = save_for(klt(activations, 0.01), activations, tmp_path / "klt", **{"lambda": 0.01})
     sensitivity = torch.eye(6, dtype=torch.float64)
-    return measure_bounds(activations, [folder], Effort(50, 20), 0, fresh, sensitivity, 2.5)
+    return measure_bounds(
+        activations,
+        [folder],
+        Bounds(rademacher_draws=50, rate_sequences=20),
+        0,
+        fresh,
+        sensitivity,
+        2.5,
+    )
 
 
 def test_the_gap_between_partitions_and_to_the_source(everything):

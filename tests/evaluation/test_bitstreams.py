@@ -6,7 +6,7 @@ from splitcodec.activations.store import Activations
 from splitcodec.codecs.registry import build_codec, load_codec
 from splitcodec.coding.container import Container, Header, write_container
 from splitcodec.errors import BitstreamError, InputError, SettingsError
-from splitcodec.evaluation.bitstreams import Decoder, decode_to_store, encode
+from splitcodec.evaluation.bitstreams import FileDecoder, decode_to_store, encode
 
 
 def test_the_file_says_what_it_holds(stores, codecs, bitstreams):
@@ -30,7 +30,7 @@ def test_the_file_says_what_it_holds(stores, codecs, bitstreams):
 
 @pytest.mark.parametrize("name, coder", [("fine", "ans"), ("int8", "deflate"), ("fp16", "raw")])
 def test_decoding_gives_what_the_codec_meant(stores, codecs, bitstreams, name, coder):
-    decoder = Decoder(bitstreams[name, coder], list(codecs.values()))
+    decoder = FileDecoder(bitstreams[name, coder], list(codecs.values()))
     assert decoder.directory == codecs[name]
     codec, _ = load_codec(codecs[name])
     batch = stores.split.read(range(7))
@@ -60,12 +60,12 @@ def test_a_decoded_store_has_the_tokens_of_the_original(stores, codecs, bitstrea
 
 def test_the_wrong_codec_is_noticed(codecs, bitstreams):
     with pytest.raises(BitstreamError, match=r"made by a klt codec with hash .* not in") as caught:
-        Decoder(bitstreams["fine", "ans"], [codecs["coarse"], codecs["int8"]])
+        FileDecoder(bitstreams["fine", "ans"], [codecs["coarse"], codecs["int8"]])
     assert one_line(caught.value)
 
 
 def test_other_data_are_noticed(world, codecs, bitstreams, tmp_path):
-    decoder = Decoder(bitstreams["fine", "ans"], [codecs["fine"]])
+    decoder = FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]])
     other = world.activations(2, "validation")
     with pytest.raises(InputError, match="made from other data") as caught:
         decoder.check_same_data(other)
@@ -79,7 +79,7 @@ def test_other_data_of_the_same_lengths_are_noticed(stores, codecs, bitstreams, 
     rows = [torch.zeros(length, 32) for length in stores.split.lengths]
     other = write_store(tmp_path / "other.parquet", rows, split=2, data_hash="other")
     with pytest.raises(InputError, match="made from other data"):
-        Decoder(bitstreams["fine", "ans"], [codecs["fine"]]).check_same_data(other)
+        FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]]).check_same_data(other)
 
 
 def test_a_store_of_another_split_is_refused(world, codecs, tmp_path):
@@ -102,7 +102,7 @@ def test_a_store_can_be_decoded_without_the_original(stores, codecs, bitstreams,
     out = tmp_path / "decoded.parquet"
     decode_to_store(bitstreams["fine", "ans"], codecs["fine"], None, out)
     decoded = Activations(out)
-    expected = Decoder(bitstreams["fine", "ans"], [codecs["fine"]]).decode(range(7))
+    expected = FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]]).decode(range(7))
     found = decoded.read(range(7))
     assert torch.equal(found.representation, expected)
     assert (decoded.lengths, set(found.documents)) == (stores.split.lengths, {""})
@@ -111,7 +111,7 @@ def test_a_store_can_be_decoded_without_the_original(stores, codecs, bitstreams,
 
 
 def test_any_sequence_is_decoded_alone_and_read_alone(codecs, bitstreams, monkeypatch):
-    decoder = Decoder(bitstreams["fine", "ans"], [codecs["fine"]])
+    decoder = FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]])
     whole, read = decoder.decode(range(7)), Container.read
     seen = []
     monkeypatch.setattr(Container, "read", lambda self, i: seen.append(i) or read(self, i))
@@ -126,7 +126,7 @@ def test_a_header_that_contradicts_the_codec_is_refused(codecs, bitstreams, tmp_
         with write_container(tmp_path / "a", container.header.model_copy(update=change)) as writer:
             writer.add(container.lengths[0], container.read(0))
         with pytest.raises(BitstreamError, match="its codec is not") as caught:
-            Decoder(tmp_path / "a", [codecs["fine"]])
+            FileDecoder(tmp_path / "a", [codecs["fine"]])
         assert one_line(caught.value)
 
 
@@ -136,6 +136,6 @@ def test_a_damaged_file_never_decodes(codecs, bitstreams, tmp_path):
         data[place] ^= 0x10
         (tmp_path / "a.rdc").write_bytes(data)
         with pytest.raises(BitstreamError) as caught:
-            Decoder(tmp_path / "a.rdc", [codecs["fine"]]).decode(range(7))
+            FileDecoder(tmp_path / "a.rdc", [codecs["fine"]]).decode(range(7))
         assert one_line(caught.value)
         data[place] ^= 0x10

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from small_world import one_line, write_store
 from splitcodec.errors import BitstreamError, InputError
-from splitcodec.evaluation.bitstreams import Decoder, encode
+from splitcodec.evaluation.bitstreams import FileDecoder, encode
 from splitcodec.evaluation.fidelity import evaluate, evaluate_uncoded
 from splitcodec.evaluation.measures import (
     AGREEMENT,
@@ -76,7 +76,7 @@ def test_the_uncoded_cross_entropy_is_the_models_own_loss(world, stores, rows):
 def test_the_figures_are_those_of_the_model_on_what_was_decoded(
     world, stores, codecs, bitstreams, rows, name, coder
 ):
-    decoder = Decoder(bitstreams[name, coder], [codecs[name]])
+    decoder = FileDecoder(bitstreams[name, coder], [codecs[name]])
     sums = torch.zeros(4, dtype=torch.float64)
     for number in range(7):
         reference, batch = stores.final.read([number]), stores.split.read([number])

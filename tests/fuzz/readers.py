@@ -80,7 +80,7 @@ def _containers(folder: Path) -> Iterator[Reader]:
 
         def read(data: bytes, golden: Path = golden, path: Path = path) -> torch.Tensor:
             path.write_bytes(data)
-            decoder = bitstreams.Decoder(path, [golden], most_values=MOST_VALUES)
+            decoder = bitstreams.FileDecoder(path, [golden], most_values=MOST_VALUES)
             rows = range(len(decoder.container))
             return [decoder.decode(rows[i : i + 2]) for i in range(0, len(rows), 2)]
 

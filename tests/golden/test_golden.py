@@ -8,7 +8,7 @@ import torch
 
 from splitcodec.codecs.registry import load_codec
 from splitcodec.coding.container import VERSION, Container
-from splitcodec.evaluation.bitstreams import Decoder
+from splitcodec.evaluation.bitstreams import FileDecoder
 
 FOLDERS = sorted(path.parent for path in Path(__file__).parent.glob("*/stream.rdc"))
 BREAKING = (
@@ -30,7 +30,7 @@ def test_there_is_one_of_each_kind():
 @torch.no_grad()
 def test_a_golden_file_decodes_to_what_it_meant(folder):
     data = safetensors.torch.load_file(folder / "data.safetensors")
-    decoder = Decoder(folder / "stream.rdc", [folder])
+    decoder = FileDecoder(folder / "stream.rdc", [folder])
     if decoder.codec.sends_tokens:
         decoder.codec.attach(data["embedding"])
     # that the symbols are the same, the checksums in the streams have proved

@@ -5,7 +5,7 @@ import shlex
 
 import yaml
 
-from splitcodec.codecs.catalogue import is_baseline
+from splitcodec.codecs.catalogue import coder_of, is_baseline
 from splitcodec.errors import SettingsError
 from splitcodec.files import write_text
 from splitcodec.settings import changes_front, load_settings
@@ -166,10 +166,10 @@ def variants(codec):
 
 
 def coders(codec):
-    """The coders of a codec; integers and fp16 with which a model learned pass through one."""
+    """The coders of a codec: all for a baseline, and one for what has learned."""
     if is_baseline(codec):
         return SETTINGS.baselines.coders
-    return ["zstd"] if is_baseline(CODECS[codec].codec) else ["ans"]
+    return [coder_of(CODECS[codec].codec)]
 
 
 def points(codecs, models=MODELS, splits=None):

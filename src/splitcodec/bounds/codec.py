@@ -1,5 +1,6 @@
 """What is bounded about one codec: its latents, its Lipschitz constant, its rate on new text."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -27,10 +28,9 @@ from splitcodec.bounds.rademacher import Rademacher
 from splitcodec.codecs.conditional import ConditionalCodec
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.transform import TransformCodec
+from splitcodec.densities.channelwise import LEAST_LIKELIHOOD
 
 DELTAS = (0.1, 0.05, 0.01)
-LARGEST_BITS = 24.0
-"""The densities bound the code length of every symbol by this."""
 _LIPSCHITZ_SEQUENCES, _LIPSCHITZ_TOKENS = 2, 64
 _BATCH = 32
 """Sequences at once: codecs that walk from token to token take hardly longer for many."""
@@ -91,7 +91,8 @@ def generalisation_of_codec(
     after = document_rates(codec, evaluation, None)
     (first, first_error), (second, second_error) = mean_and_error(before), mean_and_error(after)
     gap, error = gap_with_error(before, after)
-    highest = LARGEST_BITS * (codec.kept + getattr(codec.hyperparameters, "side_channels", 0))
+    symbols = codec.kept + getattr(codec.hyperparameters, "side_channels", 0)
+    highest = -math.log2(LEAST_LIKELIHOOD) * symbols
     return {
         "training_bits_per_token": first,
         "training_standard_error": first_error,

@@ -1,7 +1,7 @@
 """All bounds of one split in one report."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +28,17 @@ from splitcodec.codecs.klt import whitened_transform
 from splitcodec.codecs.registry import load_codec
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.errors import InputError
+from splitcodec.settings.measures import Bounds
 
 DISTORTIONS = tuple(float(value) for value in np.geomspace(1e-3, 1.0, 13))
 """Nats a token at which the rate-distortion functions are given."""
 _SAMPLE = 8192
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much work the estimates take."""
-
-    rademacher_draws: int = 10_000
-    rate_sequences: int = 16
-    """Training sequences whose rate is measured."""
-
-
 def measure_bounds(
     activations: Activations,
     codecs: list[Path],
-    effort: Effort,
+    effort: Bounds,
     seed: int,
     evaluation: Activations | None = None,
     sensitivity: Tensor | None = None,
@@ -91,7 +83,7 @@ def _codec_row(
     activations: Activations,
     moments: Moments,
     complexity: Rademacher,
-    effort: Effort,
+    effort: Bounds,
     evaluation: Activations | None,
     source_bits: float | None,
 ) -> dict[str, Any]:

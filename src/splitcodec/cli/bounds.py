@@ -31,14 +31,15 @@ def bounds(
 ) -> None:
     """Bound the rate of a representation and of codecs in every way there is."""
     from splitcodec.activations.store import Activations
-    from splitcodec.bounds.measure import Effort, measure_bounds
+    from splitcodec.bounds.measure import measure_bounds
     from splitcodec.files import read_json, write_sealed_json
+    from splitcodec.settings.measures import Bounds
     from splitcodec.training.sensitivity import load_sensitivity
 
     report = measure_bounds(
         Activations(activations),
         codec,
-        Effort(rademacher_draws, rate_sequences),
+        Bounds(rademacher_draws=rademacher_draws, rate_sequences=rate_sequences),
         seed,
         Activations(evaluation) if evaluation else None,
         load_sensitivity(sensitivity)[0].matrix if sensitivity else None,

@@ -62,6 +62,12 @@ def load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any:
     return model
 
 
+def check_outs(codec: list[Path], out: list[Path]) -> None:
+    """Raise SettingsError unless there is a file for each codec."""
+    if len(codec) != len(out):
+        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+
+
 def increase(text: str) -> float:
     """+2% as 0.02."""
     try:

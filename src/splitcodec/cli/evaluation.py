@@ -15,11 +15,11 @@ from splitcodec.cli.common import (
     Resamples,
     Store,
     app,
+    check_outs,
     load_model,
     parse_yaml,
     validated,
 )
-from splitcodec.errors import SettingsError
 from splitcodec.settings import Task
 
 
@@ -36,8 +36,7 @@ def evaluate(
     bootstrap: Resamples = 1000,
 ) -> None:
     """Decode bitstreams and measure the model's output on what was decoded."""
-    if len(codec) != len(out):
-        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    check_outs(codec, out)
     from splitcodec.activations.store import Activations
     from splitcodec.codecs.base import load_state
     from splitcodec.evaluation.fidelity import evaluate
@@ -121,8 +120,7 @@ def task(
     start_token: bool = True,
 ) -> None:
     """Measure the accuracy of the model on a downstream task, with each codec inside."""
-    if len(codec) != len(out):
-        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    check_outs(codec, out)
     wanted = validated(Task, parse_yaml(task) or {})
     from splitcodec.files import write_sealed_json
     from splitcodec.inference.tasks import run_task

@@ -14,6 +14,7 @@ from splitcodec.cli.common import (
     ModelDirectory,
     Out,
     app,
+    check_outs,
     load_model,
 )
 from splitcodec.errors import SettingsError
@@ -106,8 +107,7 @@ def examples(
     continuation: Annotated[int, typer.Option(min=1, help="tokens to generate")] = 40,
 ) -> None:
     """Tell where the bits of some codecs go, and what a receiver writes on what it got."""
-    if len(codec) != len(out):
-        raise SettingsError(f"{len(codec)} --codec but {len(out)} --out; give one --out for each")
+    check_outs(codec, out)
     from splitcodec.activations.store import Activations
     from splitcodec.files import write_sealed_json
     from splitcodec.inference.examples import Extent, examples

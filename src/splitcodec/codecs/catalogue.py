@@ -36,6 +36,11 @@ def is_baseline(name: str) -> bool:
     return _BASELINE.fullmatch(name) is not None
 
 
+def coder_of(codec: str) -> str:
+    """The only coder of what has learned; integers and fp16 with which a model did take one too."""
+    return "zstd" if is_baseline(codec) else "ans"
+
+
 def hyperparameters_of(name: str) -> type[Hyperparameters]:
     """The type of a codec's hyper-parameters; raises SettingsError for an unknown codec."""
     if is_baseline(name):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from splitcodec.coding.entropy import Tables, quantise_tables
 
-_LEAST_LIKELIHOOD = 2.0**-24
+LEAST_LIKELIHOOD = 2.0**-24
+"""Below it a symbol is taken to cost 24 bits, whatever the density says of it."""
 _TAIL_MASS = 2.0**-17
 REACH = 511
 """Largest magnitude that a coding table may hold."""
@@ -38,7 +39,7 @@ class ChannelwiseDensity(nn.Module):
 
     def bits(self, values: Tensor) -> Tensor:
         """Code length in bits of each value (…, channels)."""
-        return -self.likelihood(values).clamp_min(_LEAST_LIKELIHOOD).log2()
+        return -self.likelihood(values).clamp_min(LEAST_LIKELIHOOD).log2()
 
     def penalty(self) -> Tensor:
         """What the shapes add to the training loss."""

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from splitcodec.coding.entropy import Tables, quantise_tables
+from splitcodec.densities.channelwise import LEAST_LIKELIHOOD
 
 SCALES = 64
 LOWEST_SCALE, HIGHEST_SCALE = 0.11, 64.0
 TABLE_STEP = math.log(HIGHEST_SCALE / LOWEST_SCALE) / (SCALES - 1)
-_LEAST_LIKELIHOOD = 2.0**-24
 _COMPONENTS = 3
 
 
@@ -80,7 +80,7 @@ class LocationScale(nn.Module):
     def bits(self, residuals: Tensor, scales: Tensor) -> Tensor:
         """Code length in bits of each residual; bounded where the coder would escape."""
         scales = scales.clamp(LOWEST_SCALE, HIGHEST_SCALE)
-        return -self.likelihood(residuals, scales).clamp_min(_LEAST_LIKELIHOOD).log2()
+        return -self.likelihood(residuals, scales).clamp_min(LEAST_LIKELIHOOD).log2()
 
     def penalty(self) -> Tensor:
         """What the shape adds to the training loss: nothing."""

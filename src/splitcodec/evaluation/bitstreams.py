@@ -102,7 +102,7 @@ def encode(
                 writer.add(tokens, payload)
 
 
-class Decoder:
+class FileDecoder:
     """A container with the codec that made it. Sequences are read and decoded when asked for."""
 
     def __init__(
@@ -177,7 +177,7 @@ def decode_to_store(
     Tokens and documents come from the store `tokens_from`; without one they are -1 and unnamed.
     `model` is the original one, needed where the codec sends token ids.
     """
-    decoder = Decoder(bitstream, [codec_directory], model)
+    decoder = FileDecoder(bitstream, [codec_directory], model)
     header, original = decoder.header, None
     meaning = header.model_dump(include=set(_DATA))
     if tokens_from:

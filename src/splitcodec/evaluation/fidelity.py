@@ -15,7 +15,7 @@ from torch import Tensor
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.errors import BitstreamError
 from splitcodec.evaluation.bitstreams import (
-    Decoder,
+    FileDecoder,
     check_same_model,
     model_of_codec,
     representation_of,
@@ -64,7 +64,7 @@ def evaluate(
     """
     activations.check_same_data(references)
     references.check_split(model.blocks)
-    groups = _by_codec([Decoder(path, codecs, model) for path in bitstreams])
+    groups = _by_codec([FileDecoder(path, codecs, model) for path in bitstreams])
     for decoder in (d for group in groups for d in group):
         decoder.check_same_data(activations)
     models = [_model_of(group[0], model, activations) for group in groups]
@@ -126,19 +126,19 @@ def ranks_of_labels(model: SplitModel, references: Activations, batch_sequences:
     return counts
 
 
-def _model_of(decoder: Decoder, model: SplitModel, activations: Activations) -> SplitModel:
+def _model_of(decoder: FileDecoder, model: SplitModel, activations: Activations) -> SplitModel:
     check_same_model(decoder.meaning, activations, decoder.directory)
     return model_of_codec(model, decoder.directory, decoder.meaning)
 
 
-def _by_codec(decoders: list[Decoder]) -> list[list[Decoder]]:
-    groups: dict[str, list[Decoder]] = {}
+def _by_codec(decoders: list[FileDecoder]) -> list[list[FileDecoder]]:
+    groups: dict[str, list[FileDecoder]] = {}
     for decoder in decoders:
         groups.setdefault(decoder.meaning["hash"], []).append(decoder)
     return list(groups.values())
 
 
-def _decode_alike(decoders: list[Decoder], rows: range) -> Tensor:
+def _decode_alike(decoders: list[FileDecoder], rows: range) -> Tensor:
     first, *others = (decoder.decode(rows) for decoder in decoders)
     if any(not torch.equal(first, other) for other in others):
         raise BitstreamError(
@@ -172,7 +172,7 @@ def _compare(
         total.add(batch.documents, figures, rows)
 
 
-def by_document(decoder: Decoder, documents: list[str], total: Sums) -> list[dict[str, Any]]:
+def by_document(decoder: FileDecoder, documents: list[str], total: Sums) -> list[dict[str, Any]]:
     """Tokens, bits, predicted tokens and their cross-entropies (nats, summed) of each document.
 
     `documents` has the document of each sequence. Bits are those of its streams, with a share of
@@ -197,7 +197,7 @@ def by_document(decoder: Decoder, documents: list[str], total: Sums) -> list[dic
 
 
 def _row(
-    decoder: Decoder,
+    decoder: FileDecoder,
     activations: Activations,
     bits: float,
     total: Sums,

@@ -28,10 +28,10 @@ RIGHT, RIGHT_UNCODED, KNOWN = range(5, 8)
 
 
 def interval(
-    table: np.ndarray, column: int, resamples: int, seed: int = 0, by: int = COUNT
+    table: np.ndarray, column: int, resamples: int, by: int = COUNT
 ) -> tuple[float, float]:
     """95 % bootstrap interval of column/COUNT, or another, over documents (rows of `table`)."""
-    drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
+    drawn = np.random.default_rng(0).integers(len(table), size=(resamples, len(table)))
     counts = table[drawn, by].sum(1)
     ratios = table[drawn, column].sum(1)[counts > 0] / counts[counts > 0]
     low, high = np.percentile(ratios, [2.5, 97.5])

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from splitcodec.errors import InputError
+from splitcodec.evaluation.measures import interval
 from splitcodec.files import matching
 from splitcodec.inference.wrapped import CodedModel
 from splitcodec.progress import progress
@@ -157,13 +158,7 @@ def accuracies(scorer: Scorer, items: Sequence[tuple[str, str]]) -> np.ndarray:
     return np.array([float(score.greedy) for score in scorer.score(pairs)])
 
 
-def summarise(values: np.ndarray, resamples: int, seed: int = 0) -> dict[str, Any]:
+def summarise(values: np.ndarray, resamples: int) -> dict[str, Any]:
     """Mean of the items' figures (items,) with its interval."""
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
-    return {
-        "accuracy": float(values.mean()),
-        "low": float(low),
-        "high": float(high),
-        "items": len(values),
-    }
+    low, high = interval(np.stack([values, np.ones_like(values)], 1), 0, resamples, by=1)
+    return {"accuracy": float(values.mean()), "low": low, "high": high, "items": len(values)}

@@ -14,14 +14,11 @@ from markupsafe import Markup
 from splitcodec.report.curves import Curve, curves_of, rate_at_level
 from splitcodec.report.metrics import Metric, metrics_of
 from splitcodec.report.pictures import NAMES
-from splitcodec.report.possible import rate_distortion_band
+from splitcodec.report.possible import coding_ms, rate_distortion_band
 from splitcodec.report.style import Style, styles_of
-from splitcodec.report.terms import all_terms
+from splitcodec.report.terms import LEVELS, all_terms, reference_lines
 
-LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Losses at which splits are compared: shares of perplexity, or nats of divergence."""
 PICTURES = set(NAMES.values())
-_TIMES = ("encode_ms_per_token", "decode_ms_per_token")
 
 
 def page_data(
@@ -81,13 +78,7 @@ def _place(
     bounds: dict[str, Any],
 ) -> dict[str, Any]:
     """One model at one split; `curves` begin with a codec's."""
-    nats, lines = curves[0].uncoded, {}
-    if references:
-        lines = {
-            "token ids": references["token_ids_bits_per_token"],
-            "token ids, unigram": references["unigram_bits_per_token"],
-            "token ids, model's entropy": references["model_bits_per_token"],
-        }
+    nats, lines = curves[0].uncoded, reference_lines(references) if references else {}
     return {
         "model": curves[0].model,
         "split": curves[0].split,
@@ -126,7 +117,7 @@ def _point(curve: Curve, row: pd.Series, metrics: list[Metric]) -> dict[str, Any
         "seed": None if pd.isna(row["seed"]) else int(row["seed"]),
         "rate": row[curve.rate],
         "loss": row["cross_entropy"] - row["cross_entropy_uncoded"],
-        "ms": sum(row[name] for name in _TIMES) * curve.tokens_a_unit,
+        "ms": coding_ms(row) * curve.tokens_a_unit,
         "values": values,
     }
     # The whole model stands behind a picture; only what a codec made has a file in the results.

@@ -32,7 +32,7 @@ from splitcodec.report.style import (
     plain_logarithm,
     styles_of,
 )
-from splitcodec.report.terms import TEXT
+from splitcodec.report.terms import TEXT, reference_lines
 
 _ROOMY = 4.5
 """Inches below which a figure has no room for text inside."""
@@ -176,11 +176,7 @@ def _say_ratios(axes: Axes, curves: list[Curve], functions: list[dict[str, float
 
 def _draw_references(axes: Axes, references: dict[str, Any], metric: Metric) -> None:
     """What sending the token ids costs, for a receiver that holds the front."""
-    lines = {
-        "token ids": references["token_ids_bits_per_token"],
-        "token ids, unigram": references["unigram_bits_per_token"],
-        "token ids, model's entropy": references["model_bits_per_token"],
-    }
+    lines = reference_lines(references)
     for label, bits in lines.items():
         axes.axvline(bits, color=INK, linewidth=0.8, linestyle=":")
         axes.text(

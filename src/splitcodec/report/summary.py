@@ -16,6 +16,7 @@ from rich.table import Table
 from splitcodec.codecs.catalogue import is_baseline
 from splitcodec.files import read_json
 from splitcodec.report.curves import ANCHOR, compare, curves_of, headlines
+from splitcodec.report.possible import coding_ms
 from splitcodec.report.table import IMAGES, perplexity_increase, read_points
 from splitcodec.report.terms import PICTURES, TEXT, all_terms, terms_of
 
@@ -88,7 +89,7 @@ def _table(model: str, split: int, rows: pd.DataFrame, width: int) -> Table:
     rows = rows.assign(
         increase=perplexity_increase(rows),
         share=rows["bits_per_token_file"] / (raw.iloc[0] if len(raw) else math.nan),
-        time=rows["encode_ms_per_token"] + rows["decode_ms_per_token"],
+        time=coding_ms(rows),
     )
     idle = {name for name in IMAGES if rows[name].isna().all()}
     idle |= set() if terms is TEXT else {"bits_per_token_file", *_ONLY_TEXT}

@@ -13,14 +13,12 @@ from splitcodec.errors import InputError, SettingsError
 from splitcodec.report.cards import card_of, markdown
 from splitcodec.report.curves import ANCHOR, Curve, bd_rate, compare, curves_of, rate_at_level
 from splitcodec.report.table import perplexity_increase, read_points
-from splitcodec.report.terms import TEXT, all_terms
+from splitcodec.report.terms import LEVELS, TEXT, all_terms
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 100
 _LEAST = 1e-5
 """Nats below which divergence is no more than rounding."""
-LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Losses at which two curves are compared: shares of perplexity, or nats of divergence."""
 
 
 def print_curves(results: Path, console: Console | None = None) -> None:

@@ -7,6 +7,7 @@ cross-entropy of the table of points exceeds that of the uncoded model (`evaluat
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -40,6 +41,19 @@ class Terms:
 
 TEXT = Terms("token", "bits_per_token_file", "perplexity")
 PICTURES = Terms("picture", "bits_per_picture", "divergence")
+
+
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Losses at which curves are compared: shares of perplexity, or nats of divergence."""
+
+
+def reference_lines(references: dict[str, Any]) -> dict[str, float]:
+    """What sending the token ids costs, in bits a token, by the words of its line in a figure."""
+    return {
+        "token ids": references["token_ids_bits_per_token"],
+        "token ids, unigram": references["unigram_bits_per_token"],
+        "token ids, model's entropy": references["model_bits_per_token"],
+    }
 
 
 def terms_of(points: pd.DataFrame) -> Terms:

@@ -41,7 +41,7 @@ Changes = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingBatch:
     """Sequences of one batch, padded on the right.
 
     tokens (batch, tokens), lengths (batch,); representation at the split and final representation
@@ -84,7 +84,7 @@ class Learning:
         return self.mode.endswith("adapters")
 
 
-class CodedModel(nn.Module):
+class LearningPair(nn.Module):
     """Model and codec as one module, of which just those parameters need a gradient that learn."""
 
     def __init__(self, learning: Learning, codec: Codec) -> None:
@@ -99,13 +99,13 @@ class CodedModel(nn.Module):
             codec.synthesis.requires_grad_(False)
         self._codec_learns = any(p.requires_grad for p in codec.parameters())
 
-    def train(self, mode: bool = True) -> "CodedModel":
+    def train(self, mode: bool = True) -> "LearningPair":
         """The codec's noise only: dropout stays off."""
         super().train(mode)
         self.model.eval()
         return self
 
-    def forward(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def forward(self, sample: TrainingBatch) -> tuple[Tensor, Tensor]:
         """Bits a token and distortion in nats a token."""
         learning = self.learning
         with autocast(learning.tuning, sample.tokens.device):
@@ -159,7 +159,7 @@ class CodedModel(nn.Module):
             return codec.eval(), adapter_factors(self.model)
         return codec.eval(), changes_between(self.learning.original, self.model)
 
-    def _distortion(self, final: Tensor, sample: Sample) -> Tensor:
+    def _distortion(self, final: Tensor, sample: TrainingBatch) -> Tensor:
         if sample.reference is None:
             scored = sample.mask[:, 1:]
             logits = self.model.head(final[:, :-1][scored]).float()
@@ -219,9 +219,9 @@ def start_end_to_end(
 def tune(
     learning: Learning,
     codec: Codec,
-    draw: Callable[[list[int]], Sample],
+    draw: Callable[[list[int]], TrainingBatch],
     total: int,
-    validation: list[Sample],
+    validation: list[TrainingBatch],
     recipe: str,
     checkpoint: Path,
     log: Log,
@@ -230,7 +230,7 @@ def tune(
 
     Raises TrainingError when training diverges, or a step's batches cannot be shared evenly.
     """
-    settings, coded = learning.tuning, CodedModel(learning, codec)
+    settings, coded = learning.tuning, LearningPair(learning, codec)
     accelerator = accelerator_for(learning.original.device)
     parallel = accelerator.prepare_model(coded) if accelerator.num_processes > 1 else coded
     batches, rest = divmod(
@@ -286,41 +286,41 @@ def _penalty(codec: Codec) -> Tensor | float:
 
 def from_stores(
     activations: Activations, references: Activations | None, device: torch.device
-) -> Callable[[list[int]], Sample]:
+) -> Callable[[list[int]], TrainingBatch]:
     """Draws stored sequences, with the original's final representation if it is given."""
 
-    def draw(rows: list[int]) -> Sample:
+    def draw(rows: list[int]) -> TrainingBatch:
         batch: Batch = activations.read(rows).to(device)
         reference = references.read(rows).representation.to(device) if references else None
-        return Sample(batch.tokens, batch.lengths, batch.representation, reference)
+        return TrainingBatch(batch.tokens, batch.lengths, batch.representation, reference)
 
     return draw
 
 
 def from_tokens(
     tokens: TokenTable, original: SplitModel, reference: bool
-) -> Callable[[list[int]], Sample]:
+) -> Callable[[list[int]], TrainingBatch]:
     """Draws token sequences, with the original's final representation if it is wanted."""
 
-    def draw(rows: list[int]) -> Sample:
+    def draw(rows: list[int]) -> TrainingBatch:
         sample = _from_tokens(tokens, rows, original.device)
         if not reference:
             return sample
         with torch.no_grad():
             final = original.front(sample.tokens, original.blocks)
-        return Sample(sample.tokens, sample.lengths, reference=final)
+        return TrainingBatch(sample.tokens, sample.lengths, reference=final)
 
     return draw
 
 
-def _from_tokens(tokens: TokenTable, rows: list[int], device: torch.device) -> Sample:
+def _from_tokens(tokens: TokenTable, rows: list[int], device: torch.device) -> TrainingBatch:
     sequences = [torch.from_numpy(tokens.sequences[row]) for row in rows]
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
     padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-    return Sample(padded.to(device), lengths)
+    return TrainingBatch(padded.to(device), lengths)
 
 
-def in_batches(draw: Callable[[list[int]], Sample], total: int) -> list[Sample]:
+def in_batches(draw: Callable[[list[int]], TrainingBatch], total: int) -> list[TrainingBatch]:
     """All sequences in order, for validation."""
     starts = range(0, total, _VALIDATION_BATCH)
     return [draw(list(range(i, min(i + _VALIDATION_BATCH, total)))) for i in starts]
