@@ -23,8 +23,9 @@ from splitcodec.progress import progress
 from splitcodec.settings import changes_front
 from splitcodec.splitting.model import SplitModel
 
-_LONGEST = 4.0
-"""Seconds after which a codec is measured no more often."""
+_LONGEST = 3.0
+"""Seconds after which a codec is measured no more often. The first time does not count, since it
+warms up, unless it was as long as that: then there is no other."""
 
 
 @torch.inference_mode()
@@ -64,11 +65,11 @@ def measure_latency(
 
 def _measure(codec: Codec, batch: Batch, repeats: int) -> dict[str, float]:
     runs, begun = [], time.perf_counter()
-    while len(runs) < 2 or (len(runs) <= repeats and time.perf_counter() - begun < _LONGEST):
+    while not runs or (len(runs) <= repeats and time.perf_counter() - begun < _LONGEST):
         runs.append(_run(codec, batch))
     per_token = 1000 / int(batch.lengths.sum())
     encode, decode, coder = (
-        statistics.median(column) * per_token for column in zip(*runs[1:], strict=True)
+        statistics.median(column) * per_token for column in zip(*(runs[1:] or runs), strict=True)
     )
     return {
         "encode_ms_per_token": encode,
