@@ -163,8 +163,8 @@ def _say_ratios(axes: Axes, curves: list[Curve], functions: list[dict[str, float
             f"{item.name}: {item.ratio:.2f}" + (f" ({times:.2f} × R(D))" if times else "")
             for item, times in zip(found, possible, strict=True)
         ]
-        terms, text = found[0].terms, "bits relative to int4 + zstd"
-        text += " (and to R(D))\nat its " if any(possible) else "\nat its "
+        terms, text = found[0].terms, "bits relative to int4 + zstd\n"
+        text += "(and to R(D))\nat its " if any(possible) else "at its "
         if terms is TEXT:
             text += f"{terms.quality}, {found[0].quality:.2f}\n"
             place = {"x": 0.235, "y": 0.965, "va": "top"}
