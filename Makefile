@@ -97,11 +97,14 @@ $(INSTALLED): requirements.lock requirements-cpu.lock requirements-cuda.lock pyp
 	  echo "creating .venv with $$($$python --version)"; \
 	  $$python -m venv .venv; \
 	}
-	@echo 'installing the packages of requirements.lock (about 3 minutes the first time)'
+	@echo 'installing the packages of requirements.lock (one to three minutes the first time)'
 	@: > .venv/install.log
 	@$(PIP_INSTALL) --upgrade pip==26.3 2>&1 $(SHORTLY)
-	@command -v nvidia-smi > /dev/null || $(PIP_INSTALL) --no-deps --require-hashes --retries 0 --timeout 15 \
-	  --requirement requirements-cpu.lock >> .venv/install.log 2>&1 || true
+	@command -v nvidia-smi > /dev/null || { \
+	  echo '  no GPU here: looking for the build of torch for processors'; \
+	  $(PIP_INSTALL) --no-deps --require-hashes --retries 0 --timeout 15 \
+	    --requirement requirements-cpu.lock >> .venv/install.log 2>&1 || echo '  it is not to be had: that of PyPI will do'; \
+	}
 	@$(PIP_INSTALL) --no-deps --require-hashes --requirement requirements.lock 2>&1 $(SHORTLY)
 	@if $(BIN)/python deploy/torch_is_cuda.py; then \
 	  $(PIP_INSTALL) --no-deps --require-hashes --requirement requirements-cuda.lock 2>&1 $(SHORTLY); \

@@ -106,16 +106,24 @@ def compressors(packets: list[bytes], suffix: str = "", names: Iterable[str] = C
 
     def scheme(name: str) -> Scheme:
         there, back = COMPRESSORS[name]
-        encode = lambda: list(map(there, packets))  # noqa: E731
-        return Scheme(name + suffix, encode, lambda z: list(map(back, z)), name == "zstd 19")
+        return Scheme(
+            name + suffix,
+            lambda: list(map(there, packets)),
+            lambda z: list(map(back, z)),
+            name == "zstd 19",
+        )
 
     return [scheme(name) for name in names]
 
 
 def whole(name: str, codec: Any, batch: Batch, seldom: bool = False) -> Scheme:
     """A batch of sequences at once."""
-    encode = lambda: codec.compress(batch.representation, batch.lengths, batch.tokens)  # noqa: E731
-    return Scheme(name, encode, lambda coded: codec.decompress(coded, batch.lengths), seldom)
+    return Scheme(
+        name,
+        lambda: codec.compress(batch.representation, batch.lengths, batch.tokens),
+        lambda coded: codec.decompress(coded, batch.lengths),
+        seldom,
+    )
 
 
 def streamed(name: str, codec: Codec, sequence: Tensor) -> Scheme:

@@ -139,7 +139,7 @@ def activation_bytes(settings: Settings, shapes: dict[str, Shape], stored: dict[
     """All stores: the stored tokens at every split, and their final representation, of the training
     text where a codec compares outputs."""
     width = _BYTES[settings.activations.dtype]
-    every, final = sum(stored.values()), sum(stored.values())
+    every = final = sum(stored.values())
     if not any(codec.compares_outputs for codec in settings.codecs):
         final -= stored["train"]
     return sum(

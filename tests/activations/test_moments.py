@@ -30,6 +30,18 @@ def test_moments_are_those_of_numpy_without_first_tokens(tmp_path, rows, batch):
     assert (moments.tokens, moments.sinks) == (sum(LENGTHS) - len(LENGTHS), 0)
 
 
+def test_contexts_are_averaged_over_the_tokens_that_have_one(tmp_path, rows):
+    """Of pictures the first token counts for the moments, though not as one before another."""
+    store = write_store(tmp_path / "a.parquet", [row for row in rows if len(row) > 1], patch=1)
+    moments = moments_of(store, history=True)
+    assert moments.tokens == sum(n for n in LENGTHS if n > 1)
+    several = [row.double() - moments.mean for row in rows if len(row) > 1]
+    after = torch.cat([row[1:] for row in several])
+    before = torch.cat([torch.cat([torch.zeros(1, CHANNELS), row[1:-1]]) for row in several])
+    cross = after.T @ before / len(after)
+    torch.testing.assert_close(moments.context.cross, cross, rtol=1e-4, atol=1e-4)
+
+
 def test_sinks_are_left_out_and_counted(tmp_path, rows):
     without = moments_of(write_store(tmp_path / "a.parquet", rows))
     spoilt = [row.clone() for row in rows]

@@ -26,7 +26,10 @@ def test_a_linear_map_has_its_spectral_norm():
 def test_every_sample_has_the_norm_of_its_own_jacobian():
     inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
     mixing = torch.randn(6, 6, generator=torch.Generator().manual_seed(2)).double()
-    function = lambda x: torch.tanh(x @ mixing) * x.square().sum(-1, keepdim=True)  # noqa: E731
+
+    def function(x):
+        return torch.tanh(x @ mixing) * x.square().sum(-1, keepdim=True)
+
     found = spectral_norm(function, inputs, 1e-10, 3000)
     for row, value in zip(inputs, found.values, strict=True):
         jacobian = torch.autograd.functional.jacobian(function, row[None])[0, :, 0]

@@ -326,7 +326,7 @@ def _points(folder: Path) -> Iterator[Reader]:
         "cross_entropy_high": 3.1, "perplexity": 20.0, "cross_entropy_uncoded": 2.8, "kl": 0.1,
         "kl_low": 0.05, "kl_high": 0.2, "top1_agreement": 0.9, "codec_hash": "c", "data_hash": "d",
     }  # fmt: skip
-    hardware = {"cpu": "x", "cores": 2, "threads": 1, "memory_gib": 8, "device": "cpu"}
+    hardware = {"cpu": "x", "cores": 2, "threads": 1, "memory_gib": 8}
     times = ("encode", "decode", "network", "coder")
     timed = {"codec": "klt", "variant": "v", "coder": "ans"}
     timed |= {f"{name}_ms_per_token": 0.1 for name in times}
@@ -364,9 +364,15 @@ def _training(folder: Path) -> Iterator[Reader]:
     path = folder / "checkpoint"
 
     def loop(module: torch.nn.Module) -> Loop:
-        groups = lambda: [{"params": list(module.parameters()), "lr": 0.1}]  # noqa: E731
-        loss = lambda step, batch: (module(torch.ones(1, 2)).sum(), {})  # noqa: E731
-        return Loop(module, [Phase("p", 1, 0, groups, loss, 1)], 0, recipe_of(a=1), path, Log(None))
+        phase = Phase(
+            "p",
+            steps=1,
+            warm_up=0,
+            groups=lambda: [{"params": list(module.parameters()), "lr": 0.1}],
+            loss=lambda step, batch: (module(torch.ones(1, 2)).sum(), {}),
+            tokens=1,
+        )
+        return Loop(module, [phase], 0, recipe_of(a=1), path, Log(None))
 
     torch.manual_seed(0)
     module = torch.nn.Linear(2, 2)

@@ -29,5 +29,8 @@ def test_the_fuzzer_sees_a_reader_that_is_careless(under_test):
     careless = next(reader for reader in under_test if reader.name == "model changes, forged")
     exact = type(careless)("careless", careless.original, careless.read, careless.damage)
     assert run(exact, CASES, seed=0).defects, "forged changes pass for the original"
-    broken = lambda data: torch.frombuffer(bytearray(data), dtype=torch.float32)  # noqa: E731
+
+    def broken(data):
+        return torch.frombuffer(bytearray(data), dtype=torch.float32)
+
     assert run(type(careless)("broken", bytes(64), broken), CASES, seed=0).defects

@@ -10,7 +10,12 @@ from splitcodec.inputs.tokens import Prompts
 
 
 @pytest.fixture(scope="module")
-def found(world, tmp_path_factory):
+def found(examples_of):
+    return examples_of()
+
+
+@pytest.fixture(scope="module")
+def examples_of(world, tmp_path_factory):
     train = world.activations(2, "train")
     identity = torch.eye(32, dtype=torch.float64)
     sample = sample_tokens(train, 2000, 0)
@@ -18,7 +23,7 @@ def found(world, tmp_path_factory):
     directory = save_for(codec, train, tmp_path_factory.mktemp("codec") / "klt")
     prompts = Prompts.load(world.model_directory)
     store = world.activations(2, "evaluation")
-    return examples(world.model, store, directory, prompts, Extent(4, 20, 8, 5))
+    return lambda: examples(world.model, store, directory, prompts, Extent(4, 20, 8, 5))
 
 
 def test_channels_and_positions_add_up_to_the_same_bits(found):
@@ -34,6 +39,11 @@ def test_the_passage_says_each_token(found):
     }
     assert passage["surprise_bits"][0] is None
     assert all(value > 0 for value in passage["surprise_bits"][1:])
+
+
+def test_a_short_context_leaves_room_to_go_on(world, examples_of, monkeypatch):
+    monkeypatch.setattr(world.model.model.config, "max_position_embeddings", 7)
+    assert examples_of()["continuation"]["tokens"] == 1
 
 
 def test_the_continuation_counts_agreeing_tokens(found):

@@ -23,7 +23,6 @@ HARDWARE = {
     "cores": 2,
     "threads": 2,
     "memory_gib": 23.4,
-    "device": "cpu",
     "torch": "2.13.0",
 }
 

@@ -30,7 +30,7 @@ def test_a_row_joins_evaluation_latency_and_codec(built):
     assert row["train_seconds"] == 9.8
     assert row["experiment"] == "default"
     assert row["git_commit"] == synthetic.GIT_COMMIT
-    assert row["hardware"] == "AMD EPYC 9B14, 2 threads, 23 GiB, cpu"
+    assert row["hardware"] == "AMD EPYC 9B14, 2 threads, 23 GiB"
 
 
 def test_csv_and_parquet_read_as_the_same_table(built):

@@ -1,5 +1,6 @@
 import json
 import math
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -38,7 +39,10 @@ class Line(nn.Module):
 
 def phase(line, name="learn", steps=40, **changes):
     known = dict(warm_up=4, tokens=10, batches=2, validate=line.validate, validate_every=10)
-    groups = lambda: [{"params": [line.weight], "lr": 0.1, "weight_decay": 0.01}]  # noqa: E731
+
+    def groups():
+        return [{"params": [line.weight], "lr": 0.1, "weight_decay": 0.01}]
+
     return Phase(name, steps, groups=groups, **known | {"loss": line.loss} | changes)
 
 
@@ -53,6 +57,17 @@ def run(folder, line=None, phases=None, seed=0, **changes):
 
 def timeless(entries):
     return [{k: v for k, v in entry.items() if k != "tokens_per_second"} for entry in entries]
+
+
+def test_processes_that_share_no_loss_learn_the_same(tmp_path, monkeypatch):
+    """A loop that was given no accelerator is run whole by each of several processes."""
+    alone, _ = run(tmp_path / "alone")
+    accelerator = loop.accelerator_for(torch.device("cpu"))
+    second = MagicMock(wraps=accelerator, process_index=1, num_processes=2, is_main_process=True)
+    second.device = accelerator.device
+    monkeypatch.setattr(loop, "accelerator_for", lambda device: second)
+    other, _ = run(tmp_path / "second")
+    assert torch.equal(other.weight, alone.weight)
 
 
 def on_disk(folder):

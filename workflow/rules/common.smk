@@ -5,7 +5,7 @@ import shlex
 
 import yaml
 
-from splitcodec.codecs.catalogue import coder_of, is_baseline
+from splitcodec.codecs.catalogue import coder_when_learned, is_baseline
 from splitcodec.errors import SettingsError
 from splitcodec.files import write_text
 from splitcodec.settings import changes_front, load_settings
@@ -169,7 +169,7 @@ def coders(codec):
     """The coders of a codec: all for a baseline, and one for what has learned."""
     if is_baseline(codec):
         return SETTINGS.baselines.coders
-    return [coder_of(CODECS[codec].codec)]
+    return [coder_when_learned(CODECS[codec].codec)]
 
 
 def points(codecs, models=MODELS, splits=None):

@@ -36,7 +36,7 @@ def is_baseline(name: str) -> bool:
     return _BASELINE.fullmatch(name) is not None
 
 
-def coder_of(codec: str) -> str:
+def coder_when_learned(codec: str) -> str:
     """The only coder of what has learned; integers and fp16 with which a model did take one too."""
     return "zstd" if is_baseline(codec) else "ans"
 

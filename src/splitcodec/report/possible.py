@@ -59,35 +59,28 @@ def times_possible(curve: Curve, functions: list[dict[str, float]], kl: float) -
 
     None where the curve, or the functions, do not reach it.
     """
-    band, rate = rate_distortion_band(functions, curve), rate_at_divergence(curve, kl)
-    if rate is None or not band or not band[0][2] <= kl <= band[-1][2]:
-        return None
-    _, gaussian, distortions = zip(*band, strict=True)
-    possible = float(np.interp(math.log(kl), np.log(distortions), gaussian))
-    return rate / possible if possible else None
+    rate = rate_at_divergence(curve, kl)
+    needed = _functions_at(rate_distortion_band(functions, curve), kl)
+    return rate / needed[1] if rate and needed and needed[1] else None
 
 
 def _of_curve(curve: Curve, functions: list[dict[str, float]]) -> list[Gap]:
-    """Rates of the functions between their distortions follow the logarithm of the distortion."""
-    band = rate_distortion_band(functions, curve)
-    if not band:
-        return []
-    shannon, gaussian, distortions = zip(*band, strict=True)
-    place = (curve.model, curve.split, curve.name)
+    band, place = rate_distortion_band(functions, curve), (curve.model, curve.split, curve.name)
     return [
-        Gap(
-            *place,
-            row["lambda"],
-            row["kl"],
-            row[curve.rate],
-            *(
-                float(np.interp(math.log(row["kl"]), np.log(distortions), rates))
-                for rates in (shannon, gaussian)
-            ),
-        )
+        Gap(*place, row["lambda"], row["kl"], row[curve.rate], *needed)
         for row in curve.front.to_dict("records")
-        if distortions[0] <= row["kl"] <= distortions[-1]
+        if (needed := _functions_at(band, row["kl"]))
     ]
+
+
+def _functions_at(band: list[tuple[float, float, float]], kl: float) -> tuple[float, float] | None:
+    """Shannon's bound and the Gaussian rate, which between the distortions that are known follow
+    the logarithm of the distortion; None beyond them."""
+    if not band or not band[0][2] <= kl <= band[-1][2]:
+        return None
+    shannon, gaussian, distortions = zip(*band, strict=True)
+    at = math.log(kl), np.log(distortions)
+    return float(np.interp(*at, shannon)), float(np.interp(*at, gaussian))
 
 
 def rate_distortion_band(

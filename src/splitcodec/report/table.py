@@ -178,9 +178,8 @@ def perplexity_increase(points: pd.DataFrame) -> pd.Series:
 
 
 def hardware_name(hardware: dict[str, Any]) -> str:
-    """One line for `hardware` of a latency file, such as `EPYC, 2 threads, 23 GiB, cpu`."""
-    memory = f"{hardware['memory_gib']:.0f} GiB"
-    return f"{hardware['cpu']}, {hardware['threads']} threads, {memory}, {hardware['device']}"
+    """One line for `hardware` of a latency file, such as `EPYC, 2 threads, 23 GiB`."""
+    return f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['memory_gib']:.0f} GiB"
 
 
 def _codec_key(path: Path) -> tuple[str, ...]:

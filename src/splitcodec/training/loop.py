@@ -295,7 +295,7 @@ def accelerator_for(device: torch.device) -> "Accelerator":
 @contextmanager
 def tensor_float32(device: torch.device) -> Iterator[None]:
     """Matrix products with the eleven-bit mantissas for which a GPU has units, several times as
-    fast; a processor has none. Only gradients see them: what is coded is not decided here."""
+    fast; a processor has none. Gradients and validation see them, no bitstream does."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from splitcodec import __version__
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.base import Codec, save_codec
-from splitcodec.codecs.catalogue import coder_of, hyperparameters_of, is_baseline
+from splitcodec.codecs.catalogue import coder_when_learned, hyperparameters_of, is_baseline
 from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.klt import middle
 from splitcodec.codecs.registry import build_codec, load_codec
@@ -71,7 +71,7 @@ class Recipe:
         """What the table of points will say of it, apart from model and split."""
         return {
             "codec": self.name,
-            "coder": coder_of(self.codec),
+            "coder": coder_when_learned(self.codec),
             "lambda": self.rate_weight,
             "seed": self.seed if self.learned else None,
         }
