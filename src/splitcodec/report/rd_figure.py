@@ -1,6 +1,7 @@
 """The rate-distortion figure: a quality against the rate, of all codecs at one split."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,9 @@ from splitcodec.report.style import (
 from splitcodec.report.terms import TEXT, reference_lines
 
 _ROOMY = 4.5
-"""Inches below which a figure has no room for text inside."""
+"""Inches below which a figure has no room for more than its curves."""
+_CHARACTERS = 95
+"""In a line above the legend of a roomy figure."""
 
 
 def rd_curve(
@@ -74,14 +77,15 @@ def rd_curve(
             _draw_curve(axes, metric, curve, styles[curve.name], _legend_label(curve, curves))
         beyond = _points_beyond(metric, own, metric.limit(nats))
         _title(axes, f"{model}, split {split}", beyond if roomy else "")
-        if roomy and metric in (PERPLEXITY, PICTURE_KL, FEATURE_ERROR):
-            _say_ratios(axes, own, (bounds or {}).get("rate_distortion"))
         if references:
             _draw_references(axes, references, metric)
         if metric.name == KL.name and bounds and bounds.get("rate_distortion"):
             _draw_band(axes, bounds["rate_distortion"], own[0])
         _plain_axes(axes, metric, uncoded)
-        figure.legend(loc="outside lower center", ncols=3 if roomy else 2)
+        said = ""
+        if roomy and metric in (PERPLEXITY, PICTURE_KL, FEATURE_ERROR):
+            said = _ratios(own, (bounds or {}).get("rate_distortion"))
+        figure.legend(loc="outside lower center", ncols=3 if roomy else 2, title=said)
     return figure
 
 
@@ -153,25 +157,24 @@ def _title(axes: Axes, left: str, right: str) -> None:
         axes.set_title(right, loc="right", fontsize=7, color=FAINT)
 
 
-def _say_ratios(axes: Axes, curves: list[Curve], functions: list[dict[str, float]] | None) -> None:
-    """The rate of each learned codec at the quality of int4 + zstd: relative to that point's, and
-    to what the rate-distortion function of a Gaussian needs."""
-    if found := headlines(pd.concat([curve.points for curve in curves])):
-        named = {curve.name: curve for curve in curves}
-        possible = [times_possible(named[i.name], functions or [], i.divergence) for i in found]
-        lines = [
-            f"{item.name}: {item.ratio:.2f}" + (f" ({times:.2f} × R(D))" if times else "")
-            for item, times in zip(found, possible, strict=True)
-        ]
-        terms, text = found[0].terms, "bits relative to int4 + zstd\n"
-        text += "(and to R(D))\nat its " if any(possible) else "at its "
-        if terms is TEXT:
-            text += f"{terms.quality}, {found[0].quality:.2f}\n"
-            place = {"x": 0.235, "y": 0.965, "va": "top"}
-        else:
-            text += f"{terms.quality}, {found[0].quality:.2g} nats\n"
-            place = {"x": 0.02, "y": 0.03, "va": "bottom"}
-        axes.text(s=text + "\n".join(lines), transform=axes.transAxes, **place)
+def _ratios(curves: list[Curve], functions: list[dict[str, float]] | None) -> str:
+    """The rate of each learned codec at the quality of int4 + zstd, in words: relative to that
+    point's, and to what the rate-distortion function of a Gaussian needs."""
+    found = headlines(pd.concat([curve.points for curve in curves]))
+    if not found:
+        return ""
+    named = {curve.name: curve for curve in curves}
+    possible = [times_possible(named[i.name], functions or [], i.divergence) for i in found]
+    ratios = [
+        f"{item.name} {item.ratio:.2f}" + (f" ({times:.2f})" if times else "")
+        for item, times in zip(found, possible, strict=True)
+    ]
+    terms, quality = found[0].terms, found[0].quality
+    value = f"{quality:.2f}" if terms is TEXT else f"{quality:.2g} nats"
+    text = f"bits at the {terms.quality} of int4 + zstd, {value}, relative to it"
+    text += " (and to R(D)):" if any(possible) else ":"
+    unbroken = ", ".join(ratio.replace(" ", "\xa0") for ratio in ratios)
+    return f"{text}\n{textwrap.fill(unbroken, _CHARACTERS)}"
 
 
 def _draw_references(axes: Axes, references: dict[str, Any], metric: Metric) -> None:
