@@ -104,11 +104,20 @@ def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[L
     # Examples of text are of codecs with a λ behind the original front.
     shown = any(codec.lambdas and not changes_front(codec.mode) for codec in settings.codecs)
     shared = sum(len(c.seeds or settings.seeds) for c in settings.codecs if c.shared)
+    finals = len(models) * any(codec.compares_outputs for codec in settings.codecs)
+    tokenising = 1 if text.shards == 1 else 2 + text.shards  # the held-out text, and what joins
+    extracting = len(models) * (1 + settings.activations.shards)
+    if settings.activations.shards > 1:
+        extracting += splits + finals
     return [
-        Line("inputs", 1 + len(models) * 2, bytes=4 * sum(tokens.values()) * len(models)),
+        Line(
+            "inputs",
+            1 + len(models) * (1 + tokenising),
+            bytes=4 * sum(tokens.values()) * len(models),
+        ),
         Line(
             "activations",
-            len(models) * 3,
+            extracting + len(models),
             device.hours(sum(2 * shapes[m.name].weights * sum(stored.values()) for m in models)),
             activation_bytes(settings, shapes, stored),
         ),

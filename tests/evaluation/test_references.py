@@ -27,7 +27,7 @@ def ideal_bits(train, tokens, vocabulary):
 @pytest.mark.parametrize("vocabulary", [200, 257, 5_000, 49_152])
 def test_the_unigram_stream_is_as_long_as_its_model_says(vocabulary):
     train, tokens = draw(vocabulary, 50_000, 0), draw(vocabulary, 20_000, 1)
-    bits = 8 * len(code_unigram(train, tokens, vocabulary))
+    bits = 8 * len(code_unigram([train], tokens, vocabulary))
     ideal = ideal_bits(train, tokens, vocabulary)
     assert 0.999 * ideal < bits < 1.01 * ideal + 64
 
@@ -35,7 +35,7 @@ def test_the_unigram_stream_is_as_long_as_its_model_says(vocabulary):
 def test_ids_never_seen_can_be_coded():
     train = np.zeros(1000, np.int64)
     tokens = np.array([0, 999, 3, 256, 511, 512])
-    assert len(code_unigram(train, tokens, 1000)) > 6
+    assert len(code_unigram([train], tokens, 1000)) > 6
 
 
 def test_rates_count_every_token():
@@ -43,7 +43,7 @@ def test_rates_count_every_token():
     evaluation = [draw(300, size, 50 + size) for size in (30, 16, 48)]
     tables = TokenTable(["a"] * 9, train, {}), TokenTable(["x", "y", "x"], evaluation, {})
     rates = token_rates(*tables, vocabulary=300, cross_entropy=2.0, ranks=torch.tensor([1, 1]))
-    stream = code_unigram(np.concatenate(train), np.concatenate(evaluation), 300)
+    stream = code_unigram(train, np.concatenate(evaluation), 300)
     assert rates == {
         "vocabulary": 300,
         "tokens": 94,

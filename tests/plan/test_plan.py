@@ -23,7 +23,18 @@ def planned(values, shapes=None):
 
 @pytest.mark.parametrize("name", ["tiny", "paper", "frontier"])
 def test_jobs_are_those_of_the_workflow(name, tmp_path):
-    params = PARAMS / f"{name}.yaml"
+    assert_jobs_are_those_of_the_workflow(PARAMS / f"{name}.yaml", tmp_path)
+
+
+def test_shards_are_jobs_and_so_is_joining_them(tmp_path):
+    values = yaml.safe_load((PARAMS / "frontier.yaml").read_text())
+    values["text"]["shards"], values["activations"]["shards"] = 5, 3
+    params = tmp_path / "sharded.yaml"
+    params.write_text(yaml.safe_dump(values))
+    assert_jobs_are_those_of_the_workflow(params, tmp_path)
+
+
+def assert_jobs_are_those_of_the_workflow(params, tmp_path):
     told = sum(line.jobs for line in planned(yaml.safe_load(params.read_text())).values())
     run = snakemake(tmp_path, "--dry-run", "--quiet", "rules", config=params)
     total = int(re.search(r"^total\s+(\d+)", run.stdout, re.MULTILINE)[1])

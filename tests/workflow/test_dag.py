@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from splitcodec.inputs.tokens import read_tokens
 from workflow_runs import ROOT, snakemake
 
 
@@ -92,6 +93,26 @@ def test_lost_artefacts_come_back_byte_for_byte(checkout):
     done = snakemake(checkout, f"results/tiny/bitstreams/{codec}/ans.rdc")
     assert done.returncode == 0, done.stderr[-3000:]
     assert [path.read_bytes() for path in lost] == before
+
+
+def test_shards_give_the_bytes_of_one_job(checkout):
+    place = checkout / "results/tiny"
+    stores = [f"activations/random-llama/{where}/train.parquet" for where in ("split1", "final")]
+    before = [(place / store).read_bytes() for store in stores]
+    shutil.rmtree(place / "activations/random-llama")
+    targets = [f"results/tiny/{store}" for store in stores]
+    done = snakemake(checkout, *targets, "--config", "activations={shards: 3}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [(place / store).read_bytes() for store in stores] == before
+    assert not [*place.glob("activations/*/shard*/*/*")]
+
+
+def test_tokenising_is_shared_by_documents(checkout):
+    target = "results/tiny/tokens/random-llama/train.parquet"
+    (checkout / target).unlink()
+    done = snakemake(checkout, target, "--config", "text={shards: 2}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "shard" not in read_tokens(checkout / target).metadata
 
 
 def test_bad_parameters_are_all_named_before_anything_runs(tmp_path):

@@ -4,6 +4,8 @@
 # number of splits.
 for name, settings in MODELS.items():
     for part, (partitions, final) in EXTRACTED.items():
+        sharded = part == "train" and SETTINGS.activations.shards > 1
+        folder = f"{RESULTS}/activations/{name}"
 
         rule:
             name:
@@ -12,11 +14,18 @@ for name, settings in MODELS.items():
                 model=f"data/models/{name}",
                 tokens=[inputs_of(name, partition) for partition in partitions],
             output:
-                extracted(name)[part],
+                (
+                    [
+                        temp(p.replace(folder, f"{folder}/{SHARD}"))
+                        for p in extracted(name)[part]
+                    ]
+                    if sharded
+                    else extracted(name)[part]
+                ),
             log:
-                log_of(f"extract/{name}/{part}"),
+                log_of(f"extract/{name}/{part}" + sharded * "/shard{shard}"),
             benchmark:
-                benchmark_of(f"extract/{name}/{part}")
+                benchmark_of(f"extract/{name}/{part}" + sharded * "/shard{shard}")
             threads: 2
             resources:
                 **needs("extract"),
@@ -25,15 +34,20 @@ for name, settings in MODELS.items():
                     tokens=[inputs_of(name, partition) for partition in partitions],
                     split=settings.splits,
                     final=final,
-                    out=f"{RESULTS}/activations/{name}",
                     model_dtype=settings.dtype,
                     patch=settings.patch,
-                    **SETTINGS.activations.model_dump(),
+                    **SETTINGS.activations.model_dump(exclude={"shards"}),
+                ),
+                out=(
+                    f"{folder}/{SHARD} --shard {{shard}}/{SETTINGS.activations.shards}"
+                    if sharded
+                    else folder
                 ),
             message:
                 f"extracting {', '.join(partitions)}"
             shell:
-                "splitcodec extract --model {input.model} {params.args} > {log} 2>&1"
+                "splitcodec extract --model {input.model} {params.args} --out {params.out}"
+                " > {log} 2>&1"
 
     rule:
         name:
@@ -66,3 +80,27 @@ for name, settings in MODELS.items():
             "measuring sensitivity"
         shell:
             "splitcodec sensitivity --model {input.model} {params.args} > {log} 2>&1"
+
+
+if SETTINGS.activations.shards > 1:
+
+    rule join_activations:
+        input:
+            shards_of(
+                f"{RESULTS}/activations/{{model}}/{SHARD}/{{place}}",
+                SETTINGS.activations.shards,
+            ),
+        output:
+            store("train", "{place}"),
+        log:
+            log_of("extract/{model}/join/{place}"),
+        benchmark:
+            benchmark_of("extract/{model}/join/{place}")
+        wildcard_constraints:
+            place=r"split\d+|final",
+        resources:
+            **needs("tokenise"),
+        message:
+            "joining the activations of {wildcards.model} at {wildcards.place}"
+        shell:
+            "splitcodec join {input} --out {output} > {log} 2>&1"

@@ -37,6 +37,8 @@ PICTURED = (
 TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet" if SETTINGS.text else []
 IMAGES = f"data/images/{SETTINGS.images.name}/images.parquet" if SETTINGS.images else []
 PARTITIONS = ["train", "validation", "evaluation"]
+SHARD = "shard{shard}"
+TOKENISED = PARTITIONS[1:] if SETTINGS.text and SETTINGS.text.shards > 1 else PARTITIONS
 CODEC_FILES = ["codec.safetensors", "codec.json", "training.jsonl"]
 
 
@@ -51,6 +53,7 @@ wildcard_constraints:
     task=one_of(TASKS),
     codec=one_of([*CODECS, *SETTINGS.baselines.codecs]),
     partition="train|validation|evaluation",
+    shard=r"\d+",
     variant=r"fixed|shared-seed\d+|(lambda[^/]+-)?seed\d+",
     coder="ans|raw|deflate|zstd",
 
@@ -134,6 +137,12 @@ def references_of(wildcards):
 def store(partition, split="split{split}"):
     """The activation store of a partition; split `final` is the uncoded final representation."""
     return f"{RESULTS}/activations/{{model}}/{split}/{partition}.parquet"
+
+
+def shards_of(folder, count):
+    """The training file's shards."""
+    numbers = range(1, count + 1)
+    return [f"{folder}/train.parquet".replace(SHARD, f"shard{n}") for n in numbers]
 
 
 # What is extracted together, and whether with the final representation: the training text's serves

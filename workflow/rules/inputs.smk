@@ -78,7 +78,7 @@ if SETTINGS.text:
         output:
             [
                 f"{RESULTS}/tokens/{{model}}/{partition}.parquet"
-                for partition in PARTITIONS
+                for partition in TOKENISED
             ],
         log:
             log_of("tokenise/{model}"),
@@ -94,12 +94,45 @@ if SETTINGS.text:
                 sequence_length=SETTINGS.text.sequence_length,
                 start_token=SETTINGS.text.start_token,
             ),
+            part=flags(partition=TOKENISED),
             out=f"{RESULTS}/tokens/{{model}}",
         message:
             "tokenising for {wildcards.model}"
         shell:
             "splitcodec tokenise --documents {input.documents} --model {input.model}"
-            " {params.rules} --out {params.out} > {log} 2>&1"
+            " {params.rules} {params.part} --out {params.out} > {log} 2>&1"
+
+    if SETTINGS.text.shards > 1:
+
+        use rule tokenise as tokenise_shard with:
+            output:
+                temp(f"{RESULTS}/tokens/{{model}}/{SHARD}/train.parquet"),
+            log:
+                log_of("tokenise/{model}/shard{shard}"),
+            benchmark:
+                benchmark_of("tokenise/{model}/shard{shard}")
+            params:
+                rules=rules.tokenise.params.rules,
+                part=f"--partition train --shard {{shard}}/{SETTINGS.text.shards}",
+                out=f"{RESULTS}/tokens/{{model}}/{SHARD}",
+            message:
+                "tokenising shard {wildcards.shard} for {wildcards.model}"
+
+        rule join_tokens:
+            input:
+                shards_of(f"{RESULTS}/tokens/{{model}}/{SHARD}", SETTINGS.text.shards),
+            output:
+                f"{RESULTS}/tokens/{{model}}/train.parquet",
+            log:
+                log_of("tokenise/{model}/join"),
+            benchmark:
+                benchmark_of("tokenise/{model}/join")
+            resources:
+                **needs("tokenise"),
+            message:
+                "joining the tokens of {wildcards.model}"
+            shell:
+                "splitcodec join {input} --out {output} > {log} 2>&1"
 
 
 if SETTINGS.images:

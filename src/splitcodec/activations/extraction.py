@@ -9,6 +9,7 @@ import torch
 from splitcodec.activations.store import ActivationWriter
 from splitcodec.files import atomic_path, sha256_of_file
 from splitcodec.inputs.model_inputs import InputTable, read_inputs
+from splitcodec.inputs.shards import Shard
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel, check_context
 
@@ -21,19 +22,25 @@ def extract(
     dtype: torch.dtype,
     batch_sequences: int,
     sequences: int | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Write one store for each split in `outputs`, all complete or none.
 
-    Of the file's sequences all are taken, or `sequences` of them, spread evenly.
+    Of the file's sequences all are taken, or `sequences` of them, spread evenly; of their batches
+    a `shard` takes its part.
 
     Memory is bounded by one batch. The split at the last block is the *reference*: the uncoded
     final representation, from which the head alone gives the uncoded logits.
     """
     table = read_inputs(inputs)
-    check_context(model, table.longest)
     for split in outputs:
         model.check_split(split)
     meaning = {**table.metadata, "data_hash": sha256_of_file(inputs), **model.meaning}
+    chosen = spread_evenly(len(table), sequences)
+    starts = range(0, len(chosen), batch_sequences)
+    if shard:
+        meaning["shard"] = str(shard)
+        starts = starts[shard.share(len(starts))]
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -46,8 +53,7 @@ def extract(
             )
             for split, path in outputs.items()
         }
-        chosen = spread_evenly(len(table), sequences)
-        for start in progress(range(0, len(chosen), batch_sequences), "extracting"):
+        for start in progress(starts, "extracting"):
             _write_batch(model, table, chosen[start : start + batch_sequences], writers)
 
 
@@ -62,6 +68,7 @@ def _write_batch(
 ) -> None:
     values = [torch.from_numpy(table.values(row)) for row in rows]
     batch = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+    check_context(model, batch.shape[1])
     for split, representation in model.fronts(batch, list(writers)).items():
         for row, states in zip(rows, representation, strict=True):
             marks = torch.from_numpy(table.marks(row, len(states)))

@@ -81,9 +81,7 @@ class ActivationWriter:
     ) -> None:
         self._schema = schema_of(channels, dtype, metadata)
         self._dtype = dtype
-        self._writer = table_writer(
-            path, self._schema, compression="none", use_dictionary=["document"]
-        )
+        self._writer = table_writer(path, self._schema)
 
     def __enter__(self) -> Self:
         self._file = self._writer.__enter__()

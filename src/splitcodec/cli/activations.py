@@ -10,6 +10,7 @@ from splitcodec.cli.common import (
     Dtype,
     DtypeOption,
     ModelDirectory,
+    ShardOption,
     app,
     load_model,
 )
@@ -34,6 +35,7 @@ def extract(
     patch: Annotated[
         int, typer.Option(min=1, help="positions a side of a token, of feature maps")
     ] = 1,
+    shard: ShardOption = None,
 ) -> None:
     """Write the representations at all splits, and the final one, in one forward pass.
 
@@ -43,6 +45,7 @@ def extract(
 
     from splitcodec.activations.extraction import extract
     from splitcodec.inputs.model_inputs import read_inputs
+    from splitcodec.inputs.shards import Shard
 
     inputs = {path: read_inputs(path).metadata | {"patch": patch} for path in tokens}
     loaded = load_model(model, model_dtype, *inputs.values())
@@ -50,6 +53,7 @@ def extract(
         loaded.check_split(k)
     if loaded.blocks in split:
         raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
+    part = Shard.parse(shard) if shard else None
     places = {k: out / f"split{k}" for k in split}
     if final:
         places[loaded.blocks] = out / "final"
@@ -57,7 +61,8 @@ def extract(
         partition = meaning["partition"]
         outputs = {k: place / f"{partition}.parquet" for k, place in places.items()}
         wanted = train_sequences if partition == "train" else None
-        extract(loaded, path, outputs, getattr(torch, dtype), batch_sequences, wanted)
+        stored = getattr(torch, dtype)
+        extract(loaded, path, outputs, stored, batch_sequences, wanted, part)
 
 
 @app.command()

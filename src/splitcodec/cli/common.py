@@ -32,6 +32,9 @@ OriginalModel = Annotated[
 Store = Annotated[Path, typer.Option(help="activation store")]
 Resamples = Annotated[int, typer.Option(min=1, help="bootstrap resamples")]
 BatchSequences = Annotated[int, typer.Option(min=1, help="sequences a forward pass")]
+ShardOption = Annotated[
+    str | None, typer.Option(help="3/8: the third of eight parts, which `splitcodec join` joins")
+]
 Rules = Annotated[
     list[str], typer.Option(help="'train: {between: [1790, 1989], sequences: 128}', one each")
 ]

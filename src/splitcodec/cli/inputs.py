@@ -9,12 +9,14 @@ from splitcodec.cli.common import (
     ModelDirectory,
     Out,
     Rules,
+    ShardOption,
     app,
     parse_yaml,
     read_rules,
     validated,
     without,
 )
+from splitcodec.errors import SettingsError
 from splitcodec.settings import ImageSource, ModelSource, TextSource
 
 Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
@@ -78,15 +80,35 @@ def tokenise(
     out: Folder,
     sequence_length: Annotated[int, typer.Option(min=2)] = 512,
     start_token: bool = True,
+    partition: Annotated[
+        list[str] | None, typer.Option(help="to write; all if left out; repeat for several")
+    ] = None,
+    shard: ShardOption = None,
 ) -> None:
-    """Cut the documents of every partition into sequences of tokens."""
+    """Cut the documents of every partition, or some, into sequences of tokens."""
     rules = read_rules(rule)
+    if unknown := set(partition or []) - rules.keys():
+        raise SettingsError(f"no --rule is of partition {min(unknown)}; give one")
+    from splitcodec.inputs.shards import Shard
     from splitcodec.inputs.tokens import tokenise
 
-    for name, own in rules.items():
+    part = Shard.parse(shard) if shard else None
+    for name in partition or rules:
         path = out / f"{name}.parquet"
         others = without(rules, name)
-        tokenise(documents, model, name, own, others, sequence_length, start_token, path)
+        how = (sequence_length, start_token, path, part)
+        tokenise(documents, model, name, rules[name], others, *how)
+
+
+@app.command()
+def join(
+    shards: Annotated[list[Path], typer.Argument(help="all shards of one file, in any order")],
+    out: Out,
+) -> None:
+    """Join the shards that tokenise or extract made to one file."""
+    from splitcodec.inputs.shards import join
+
+    join(shards, out)
 
 
 @app.command()

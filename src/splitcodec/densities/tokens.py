@@ -22,8 +22,8 @@ class TokenUnigram(nn.Module):
         self.register_buffer("counts", torch.zeros(vocabulary, dtype=torch.int64))
 
     def count(self, tokens: Tensor) -> None:
-        """Take the frequencies of `tokens` (any shape, int64)."""
-        self.counts.copy_(torch.bincount(tokens.flatten(), minlength=len(self.counts)))
+        """Add the frequencies of `tokens` (any shape, int64)."""
+        self.counts += torch.bincount(tokens.flatten(), minlength=len(self.counts))
 
     @torch.no_grad()
     def probabilities(self) -> Tensor:

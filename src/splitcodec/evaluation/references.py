@@ -7,6 +7,7 @@ ranks of the model's guesses enclose that entropy once more.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ def token_rates(
     `cross_entropy` in nats; ranks (vocabulary,): how often the true token was the r-th guess.
     """
     low, high = ranks_entropy(ranks)
-    tokens = np.concatenate(evaluation.sequences)
-    stream = code_unigram(np.concatenate(train.sequences), tokens, vocabulary)
+    tokens = np.concatenate(list(evaluation.sequences))
+    stream = code_unigram(train.sequences, tokens, vocabulary)
     return {
         "vocabulary": vocabulary,
         "tokens": len(tokens),
@@ -44,10 +45,11 @@ def token_rates(
     }
 
 
-def code_unigram(train: np.ndarray, tokens: np.ndarray, vocabulary: int) -> bytes:
-    """`tokens` entropy-coded under the frequencies of `train`; decodes again."""
+def code_unigram(train: Iterable[np.ndarray], tokens: np.ndarray, vocabulary: int) -> bytes:
+    """`tokens` entropy-coded under the frequencies in sequences of `train`; decodes again."""
     density = TokenUnigram(vocabulary)
-    density.count(torch.from_numpy(train.astype(np.int64)))
+    for sequence in train:
+        density.count(torch.from_numpy(sequence.astype(np.int64)))
     ids = torch.from_numpy(tokens.astype(np.int64))[None]
     all_there, tables, coder = torch.ones_like(ids, dtype=torch.bool), density.tables(), Encoder()
     density.encode(coder, ids, all_there, tables)

@@ -52,12 +52,8 @@ def fetch_images(sources: Sequence[ImageSource], out: Path) -> None:
             "sha256": digest,
             "documents": len(rows),
         }
-        with (
-            atomic_path(out) as temporary,
-            table_writer(
-                temporary, with_meaning(SCHEMA, "images", meaning), compression="none"
-            ) as writer,
-        ):
+        schema = with_meaning(SCHEMA, "images", meaning)
+        with atomic_path(out) as temporary, table_writer(temporary, schema) as writer:
             for name, (label, path) in rows:
                 columns = [[name], [label], [path.read_bytes()]]
                 writer.write_table(pa.table(columns, schema=SCHEMA))

@@ -36,9 +36,6 @@ class ImageTable:
     documents: list[str]
     metadata: dict[str, Any]
 
-    longest = 0
-    """Tokens a model must have room for: a picture's size is the model's own."""
-
     def __len__(self) -> int:
         return len(self.documents)
 

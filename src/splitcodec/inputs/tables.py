@@ -15,6 +15,12 @@ from splitcodec.inputs.seals import check_chunks, check_footer, seal
 
 METADATA_KEY = b"splitcodec"
 
+_WRITING = {
+    "activations": {"compression": "none", "use_dictionary": ["document"]},
+    "images": {"compression": "none"},  # they are compressed
+}
+"""How files are written where not in the common way, by kind."""
+
 
 def with_meaning(schema: pa.Schema, kind: str, meaning: dict[str, Any]) -> pa.Schema:
     """`schema` with its kind, meaning and our version in its metadata."""
@@ -78,9 +84,10 @@ def read_columns(
 
 
 @contextmanager
-def table_writer(path: Path, schema: pa.Schema, **options: Any) -> Iterator[pq.ParquetWriter]:
-    """A writer of pages with checksums, compressed by default; seals the file in the end."""
-    options = {"compression": "zstd", **options}
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A writer of pages with checksums, for a schema with meaning; seals the file in the end."""
+    kind = json.loads(schema.metadata[METADATA_KEY])["kind"]
+    options = {"compression": "zstd", **_WRITING.get(kind, {})}
     with pq.ParquetWriter(path, schema, write_page_checksum=True, **options) as writer:
         yield writer
     seal(path)

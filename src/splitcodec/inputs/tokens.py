@@ -8,10 +8,12 @@ import itertools
 import math
 import re
 import tempfile
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import atomic_path
 from splitcodec.inputs.models import read_identity
+from splitcodec.inputs.shards import Shard
 from splitcodec.inputs.tables import open_table, read_columns, table_writer, with_meaning
 from splitcodec.progress import progress
 from splitcodec.settings import Partition
@@ -34,23 +37,20 @@ SHORTEST = 16
 
 _PIECE_CHARACTERS = 1 << 20
 _ROW_GROUP_SEQUENCES = 1024
+_GROUPS_HELD = 64
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Sequences in file order, the document of each, and what the file says of itself."""
+    """Sequences (tokens,) int64 in file order, the document of each, and what the file says of
+    itself."""
 
-    documents: list[str]
-    sequences: list[np.ndarray]
+    documents: Sequence[str]
+    sequences: Sequence[np.ndarray]
     metadata: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.sequences)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(map(len, self.sequences))
 
     def values(self, row: int) -> np.ndarray:
         """What the model reads of a sequence: its token ids (tokens,) int64."""
@@ -62,12 +62,50 @@ class TokenTable:
 
 
 def read_tokens(path: Path) -> TokenTable:
-    """Read a token file; raises InputError when it is missing, damaged or not a token file."""
+    """Open a token file, of which row groups are read when they are wanted.
+
+    Raises InputError when it is missing, damaged or not a token file, here or at a damaged group.
+    """
     file, metadata = open_table(path, "tokens")
-    table = read_columns(path, file, ["document", "tokens"])
-    tokens = table["tokens"].combine_chunks()
-    flat, ends = tokens.flatten().to_numpy().astype(np.int64), np.cumsum(tokens.value_lengths())
-    return TokenTable(table["document"].to_pylist(), np.split(flat, ends[:-1]), metadata)
+    rows = _Rows(path, file)
+    documents, sequences = (_Column(rows, name) for name in ("document", "tokens"))
+    return TokenTable(documents, sequences, metadata)
+
+
+class _Rows:
+    """The rows of a token file; the row groups used last stay in memory."""
+
+    def __init__(self, path: Path, file: pq.ParquetFile) -> None:
+        groups = range(file.num_row_groups)
+        ends = itertools.accumulate(file.metadata.row_group(i).num_rows for i in groups)
+        self.ends = list(ends)
+        self.group = lru_cache(_GROUPS_HELD)(partial(self._read, path, file))
+
+    @staticmethod
+    def _read(path: Path, file: pq.ParquetFile, group: int) -> dict[str, Sequence]:
+        table = read_columns(path, file, ["document", "tokens"], group)
+        tokens = table["tokens"].combine_chunks()
+        flat, ends = tokens.flatten().to_numpy(), np.cumsum(tokens.value_lengths())
+        return {"document": table["document"].to_pylist(), "tokens": np.split(flat, ends[:-1])}
+
+
+class _Column(Sequence):
+    """One value a row."""
+
+    def __init__(self, rows: _Rows, name: str) -> None:
+        self._rows, self._name = rows, name
+
+    def __len__(self) -> int:
+        return self._rows.ends[-1] if self._rows.ends else 0
+
+    def __getitem__(self, row: int) -> Any:
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        row %= len(self)
+        group = bisect_right(self._rows.ends, row)
+        start = self._rows.ends[group - 1] if group else 0
+        value = self._rows.group(group)[self._name][row - start]
+        return value if self._name == "document" else value.astype(np.int64)
 
 
 def tokenise(
@@ -79,12 +117,14 @@ def tokenise(
     sequence_length: int,
     start_token: bool,
     out: Path,
+    shard: Shard | None = None,
 ) -> None:
     """Write the sequences of one partition of `documents` to the Parquet file `out`.
 
     Each document is cut into consecutive windows of `sequence_length` tokens, the start token that
     heads each included; the rest at the end is a window if it has 16 tokens. Of all windows
     `rule.sequences` are taken: documents take turns, and each gives windows at even distances.
+    A `shard` takes its part of the sequences from its part of the documents, which are in order.
     Raises SettingsError when the rule selects nothing, shares documents with one of `others`, or
     the model cannot read sequences this long; InputError when text or model are missing or damaged.
     """
@@ -102,15 +142,17 @@ def tokenise(
         "start_token": start_token,
         "text": text,
     }
+    wanted = rule.sequences
+    if shard:
+        meaning["shard"] = str(shard)
+        chosen = chosen[shard.share(len(chosen))]
+        wanted = len(range(wanted)[shard.share(wanted)])
     out.parent.mkdir(parents=True, exist_ok=True)
     with _Spill(out.parent) as spill:
-        windows = _encode(file, documents, chosen, rule.sequences, encoder, spill)
+        windows = _encode(file, documents, chosen, wanted, encoder, spill)
         if not windows:
-            raise SettingsError(
-                f"no document of partition {partition} has {encoder.shortest} tokens; "
-                "choose longer ones"
-            )
-        quotas = share_out(windows, rule.sequences)
+            raise SettingsError(_no_window(partition, shard, encoder.shortest))
+        quotas = share_out(windows, wanted)
         rows = (
             (names[index], window)
             for index in sorted(quotas)
@@ -118,6 +160,12 @@ def tokenise(
         )
         with atomic_path(out) as temporary:
             _write(temporary, rows, with_meaning(SCHEMA, "tokens", meaning))
+
+
+def _no_window(partition: str, shard: Shard | None, shortest: int) -> str:
+    where = f"shard {shard} of partition" if shard else "partition"
+    mend = "choose longer ones, or fewer shards" if shard else "choose longer ones"
+    return f"no document of {where} {partition} has {shortest} tokens; {mend}"
 
 
 def partition_texts(

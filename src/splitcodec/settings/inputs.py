@@ -167,4 +167,7 @@ class Text(Strict):
     start_token: bool = Field(
         True, description="begin each sequence with the tokeniser's start token"
     )
+    shards: PositiveInt = Field(
+        1, description="jobs that share the tokenising of the training partition, by documents"
+    )
     partitions: Partitions

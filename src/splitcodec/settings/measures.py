@@ -13,6 +13,9 @@ class Activations(Strict):
     train_sequences: PositiveInt | None = Field(
         None, description="of the training partition, spread evenly; all if left out"
     )
+    shards: PositiveInt = Field(
+        1, description="jobs that share the extraction of the training partition"
+    )
 
 
 class Sensitivity(Strict):
