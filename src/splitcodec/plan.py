@@ -1,16 +1,18 @@
 """What an experiment will take before it is run: jobs, GPU-hours, bytes on disk.
 
-Arithmetic, not measurement. A forward pass costs two floating-point operations a weight and token,
+Arithmetic: a forward pass costs two floating-point operations a weight and token,
 a training step three times that (Kaplan et al. 2020); a device does `teraflops` of them a second
-at its peak, and `utilisation` of that in practice. Codec networks, which are small, are left out.
+at its peak, and `utilisation` of that in practice; or as many as an experiment's trainings have
+reached (`measured`). Codec networks, which are small, are left out.
 """
 
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitcodec.errors import SettingsError
-from splitcodec.settings import Settings, changes_front
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.settings import Mode, Settings, changes_front
 from splitcodec.settings.codecs import Codec
 from splitcodec.settings.inputs import Model
 
@@ -72,19 +74,25 @@ def shape_of(model: Model, given: dict[str, Shape], data: Path = Path("data/mode
         return given[model.name]
     if source.kind in ("trained", "random"):
         return Shape(source.blocks, source.channels, getattr(source, "vocabulary", 257))
-    path = data / model.name / "config.json"
-    if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        names = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"), ("vocab_size",))
-        values = [next((config[n] for n in known if n in config), None) for known in names]
-        if None not in values:
-            return Shape(*values)
+    if found := _shape_in(data / model.name):
+        return found
     if getattr(source, "repository", None) in KNOWN:
         return KNOWN[source.repository]
     raise SettingsError(
         f"the shape of {model.name} is not known before it is fetched; give "
         f"--shape {model.name}=BLOCKSxCHANNELSxVOCABULARY"
     )
+
+
+def _shape_in(directory: Path) -> Shape | None:
+    """The shape of the model in a directory, if its configuration says."""
+    path = directory / "config.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"), ("vocab_size",))
+    values = [next((config[n] for n in known if n in config), None) for known in names]
+    return None if None in values else Shape(*values)
 
 
 def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[Line]:
@@ -168,11 +176,47 @@ def _training(settings: Settings, shapes: dict[str, Shape]) -> float:
             continue
         tokens = codec.tuning.steps * codec.tuning.sequences * length * _points(codec, settings)
         for model in settings.models:
-            blocks = shapes[model.name].blocks
             for split in model.splits:
-                part = 1.0 if changes_front(codec.mode) else 1 - split / blocks
-                total += 6 * shapes[model.name].weights * tokens * part
+                total += tokens * _training_operations(shapes[model.name], codec.mode, split)
     return total
+
+
+def _training_operations(shape: Shape, mode: Mode, split: int) -> float:
+    """Of a token, where all of the model learns or what comes after the split."""
+    part = 1.0 if changes_front(mode) else 1 - split / shape.blocks
+    return 6 * shape.weights * part
+
+
+def measured(results: Path, data: Path = Path("data/models")) -> Device:
+    """The device that an experiment ran on, by what its trainings reached: the median of those in
+    which a model learned, codec included.
+
+    Raises InputError where there is none, or its model is gone.
+    """
+    reached = [
+        found for path in results.glob("codecs/**/codec.json") if (found := _speed(path, data))
+    ]
+    if not reached:
+        raise InputError(
+            f"no model has learned in {results}; name an experiment with mode back or end-to-end"
+        )
+    return Device(statistics.median(reached) / 1e12, 1.0)
+
+
+def _speed(path: Path, data: Path) -> float | None:
+    """Operations a second of the training that made a codec, if the model learned in it."""
+    meaning = json.loads(path.read_text(encoding="utf-8"))
+    if meaning["mode"] in ("none", "frozen"):
+        return None
+    log = path.with_name("training.jsonl").read_text(encoding="utf-8")
+    entries = [json.loads(line) for line in log.splitlines()]
+    # The first entry has the start of everything in it.
+    speeds = [e["tokens_per_second"] for e in entries if e["phase"] == "tuning"][1:]
+    shape = _shape_in(data / meaning["model"])
+    if shape is None:
+        raise InputError(f"{data / meaning['model']} is gone, on which {path.parent} was trained")
+    operations = _training_operations(shape, meaning["mode"], meaning["split"])
+    return statistics.median(speeds) * operations if speeds else None
 
 
 def _weights_bytes(settings: Settings, shape: Shape) -> int:

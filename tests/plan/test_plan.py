@@ -1,12 +1,13 @@
 import copy
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from splitcodec.errors import SettingsError
-from splitcodec.plan import Device, Shape, plan, shape_of
+from splitcodec.errors import InputError, SettingsError
+from splitcodec.plan import Device, Shape, measured, plan, shape_of
 from splitcodec.settings import load_settings
 from workflow_runs import snakemake
 
@@ -57,6 +58,38 @@ def test_training_is_six_operations_a_weight_and_token():
     values["codecs"][0]["lambdas"] = [1e-3, 1e-2]
     values["seeds"] = [0, 1, 2]
     assert planned(values)["codecs"].gpu_hours == pytest.approx(6 * one)
+
+
+def test_a_measured_device_is_as_fast_as_the_trainings_were(tmp_path):
+    models = tmp_path / "models"
+    for name, blocks in (("small", 4), ("other", 6)):
+        (models / name).mkdir(parents=True)
+        config = {"n_layer": blocks, "n_embd": 10, "vocab_size": 20}
+        (models / name / "config.json").write_text(json.dumps(config))
+    # A token of the whole small model takes 6 · (12 · 4 · 10² + 20 · 10) operations.
+    trained(tmp_path / "codecs/a", "end-to-end", "small", [1, 700, 900, 800])
+    trained(tmp_path / "codecs/b", "back-adapters", "other", [1, 800])
+    trained(tmp_path / "codecs/c", "frozen", "small", [])
+    speeds = [6 * 5000 * 800, 6 * 7400 * 800 * (1 - 1 / 6)]
+    found = measured(tmp_path, models)
+    assert found.hours(3600 * sum(speeds) / 2) == pytest.approx(1)
+
+
+def trained(folder, mode, model, speeds):
+    folder.mkdir(parents=True)
+    meaning = {"mode": mode, "model": model, "split": 1}
+    (folder / "codec.json").write_text(json.dumps(meaning))
+    entries = [{"phase": "tuning", "tokens_per_second": speed} for speed in speeds]
+    entries.append({"phase": "tuning_validation", "step": 9})
+    (folder / "training.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+
+
+def test_without_a_training_nothing_is_measured(tmp_path):
+    with pytest.raises(InputError, match="no model has learned"):
+        measured(tmp_path)
+    trained(tmp_path / "codecs/a", "end-to-end", "small", [1, 2])
+    with pytest.raises(InputError, match="small is gone, on which"):
+        measured(tmp_path, tmp_path / "models")
 
 
 def test_storage_follows_the_stored_sequences():

@@ -218,13 +218,23 @@ def plan(
     params: Annotated[Path, typer.Argument(help="params file")],
     teraflops: Annotated[float, typer.Option(min=0.001, help="of a device, at its peak")] = 312,
     utilisation: Annotated[float, typer.Option(min=0.001, max=1, help="of it, reached")] = 0.3,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="results/<experiment> whose trainings say what a device reaches, instead"
+        ),
+    ] = None,
+    speedup: Annotated[
+        float, typer.Option(min=0.001, help="how many times as fast the planned device is")
+    ] = 1,
     shape: Annotated[
         list[str], typer.Option(help="MODEL=BLOCKSxCHANNELSxVOCABULARY, where it is not known")
     ] = [],
     warn_terabytes: Annotated[float, typer.Option(help="of activations, above which to warn")] = 1,
 ) -> None:
-    """Say what an experiment will take, by arithmetic: jobs, GPU-hours and storage."""
-    from splitcodec.plan import Device, Shape, plan, shape_of
+    """Say what an experiment will take: jobs, GPU-hours and storage."""
+    from splitcodec import plan as planning
+    from splitcodec.plan import Device, Shape, shape_of
     from splitcodec.settings import load_settings
 
     settings = load_settings(params)
@@ -236,15 +246,22 @@ def plan(
     except (TypeError, ValueError):
         raise SettingsError(f"--shape {shape}: write gpt2=12x768x50257") from None
     shapes = {model.name: shape_of(model, given) for model in settings.models}
-    lines = plan(settings, shapes, Device(teraflops, utilisation))
+    device = planning.measured(measured) if measured else Device(teraflops, utilisation)
+    lines = planning.plan(settings, shapes, Device(device.teraflops * speedup, device.utilisation))
     print(f"{'phase':12} {'jobs':>6} {'GPU-hours':>10} {'GB':>10}")
     for line in lines:
         print(f"{line.phase:12} {line.jobs:6} {line.gpu_hours:10.1f} {line.bytes / 1e9:10.1f}")
     hours, jobs = sum(line.gpu_hours for line in lines), sum(line.jobs for line in lines)
     print(f"{'all':12} {jobs:6} {hours:10.1f} {sum(line.bytes for line in lines) / 1e9:10.1f}")
+    reached = (
+        f"the {device.teraflops:.3g} TFLOP/s that the trainings of {measured} reached"
+        if measured
+        else f"{utilisation:.0%} of {teraflops:g} TFLOP/s"
+    )
+    times = f", times {speedup:g}" if speedup != 1 else ""
     print(
         "By arithmetic: 2 operations a weight and token forward, 6 in training, at "
-        f"{utilisation:.0%} of {teraflops:g} TFLOP/s. Tasks and codec networks are not counted."
+        f"{reached}{times}. Tasks and codec networks are not counted."
     )
     stores = next(line.bytes for line in lines if line.phase == "activations")
     if stores > warn_terabytes * 1e12:
