@@ -5,7 +5,9 @@
 for name, settings in MODELS.items():
     for part, (partitions, final) in EXTRACTED.items():
         sharded = part == "train" and SETTINGS.activations.shards > 1
-        folder = f"{RESULTS}/activations/{name}"
+        kept = temp if sharded else str
+        whole = f"{RESULTS}/activations/{name}"
+        place = f"{whole}/{SHARD}" if sharded else whole
 
         rule:
             name:
@@ -14,14 +16,7 @@ for name, settings in MODELS.items():
                 model=f"data/models/{name}",
                 tokens=[inputs_of(name, partition) for partition in partitions],
             output:
-                (
-                    [
-                        temp(p.replace(folder, f"{folder}/{SHARD}"))
-                        for p in extracted(name)[part]
-                    ]
-                    if sharded
-                    else extracted(name)[part]
-                ),
+                [kept(path.replace(whole, place)) for path in extracted(name)[part]],
             log:
                 log_of(f"extract/{name}/{part}" + sharded * "/shard{shard}"),
             benchmark:
@@ -38,16 +33,13 @@ for name, settings in MODELS.items():
                     patch=settings.patch,
                     **SETTINGS.activations.model_dump(exclude={"shards"}),
                 ),
-                out=(
-                    f"{folder}/{SHARD} --shard {{shard}}/{SETTINGS.activations.shards}"
-                    if sharded
-                    else folder
-                ),
+                shard=f"--shard {{shard}}/{SETTINGS.activations.shards}" * sharded,
+                out=place,
             message:
                 f"extracting {', '.join(partitions)}"
             shell:
-                "splitcodec extract --model {input.model} {params.args} --out {params.out}"
-                " > {log} 2>&1"
+                "splitcodec extract --model {input.model} {params.args} {params.shard}"
+                " --out {params.out} > {log} 2>&1"
 
     rule:
         name:
