@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
-from splitcodec.errors import SettingsError
+from splitcodec.errors import SettingsError, reason_of
 from splitcodec.settings import Strict, describe
 
 PhaseName = Literal[
@@ -94,7 +94,7 @@ def load_cluster(path: Path) -> Cluster:
     except OSError as error:
         raise SettingsError(f"cannot read the cluster's file: {error.strerror}: {path}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path} is not YAML: {reason_of(error)}") from None
     except ValidationError as error:
         raise SettingsError(f"{path}: {describe(error)}") from None
     if missing := set(PhaseName.__args__) - set(cluster.phases):

@@ -23,3 +23,8 @@ class BitstreamError(SplitcodecError):
 
 class TrainingError(SplitcodecError):
     """Training diverged or cannot continue from its checkpoint."""
+
+
+def reason_of(error: Exception | str) -> str:
+    """What an error of a library says, on one line and cut where a reader would stop."""
+    return f"{' '.join(str(error).split()):.300}"

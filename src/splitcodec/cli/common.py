@@ -9,7 +9,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import InputError, SettingsError, reason_of
 from splitcodec.settings import Partition, describe
 
 app = typer.Typer(
@@ -115,4 +115,4 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"cannot read {text!r}: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"cannot read {text!r}: {reason_of(error)}") from None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.streaming import StatelessStream, Stream
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path, read_json, write_json
 
 
@@ -183,9 +183,8 @@ def _tensors_of(data: bytes, directory: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(data)
     except (SafetensorError, KeyError, RuntimeError) as error:  # a dtype or shape torch has not
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{directory} holds no readable codec ({reason:.200}); train it again"
+            f"{directory} holds no readable codec ({reason_of(error)}); train it again"
         ) from None
 
 

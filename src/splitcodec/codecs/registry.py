@@ -21,7 +21,7 @@ from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.quantisers import HalfPrecision, IntegerQuantiser
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.coding.entropy import check_tables
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 
 _CLASSES: dict[str, Callable[..., Codec]] = {
     "klt": Klt,
@@ -82,9 +82,8 @@ def load_codec(directory: Path, coder: str | None = None) -> tuple[Codec, dict[s
             for table in codec.densities():
                 check_tables(codec.tables(table))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{directory} does not hold a {name} codec of this version ({reason:.200}); "
+            f"{directory} does not hold a {name} codec of this version ({reason_of(error)}); "
             "train it again"
         ) from None
     coders = coders_of(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.inference.scoring import Scorer
 
 try:
@@ -102,8 +102,7 @@ def harness_accuracies(
             HarnessModel(scorer), tasks=[task], limit=items, bootstrap_iters=0, log_samples=True
         )
     except (KeyError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the harness cannot run {task!r}: {reason:.200}") from None
+        raise InputError(f"the harness cannot run {task!r}: {reason_of(error)}") from None
     samples = [sample for name in sorted(found["samples"]) for sample in found["samples"][name]]
     values = [sample[metric] for sample in samples if metric in sample]
     if not values or not all(isinstance(value, int | float | bool) for value in values):

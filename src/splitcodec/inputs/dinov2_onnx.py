@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import write_json
 
 _HEAD_CHANNELS = 64
@@ -46,7 +46,9 @@ def convert(path: Path, directory: Path) -> None:
     try:
         graph = onnx.load(path).graph
     except DecodeError as error:
-        raise InputError(f"{path.name} is no ONNX file ({error}); fetch it again") from None
+        raise InputError(
+            f"{path.name} is no ONNX file ({reason_of(error)}); fetch it again"
+        ) from None
     state = _encoder(graph, onnx.numpy_helper.to_array)
     write_json(directory / "config.json", _config(path, state))
     write_json(directory / "preprocessor_config.json", _PROCESSOR)

@@ -8,7 +8,7 @@ import pickle
 import re
 from pathlib import Path
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import write_json
 
 _PROCESSOR = {
@@ -56,8 +56,7 @@ def convert(path: Path, directory: Path) -> None:
         state = torch.load(path, weights_only=True, map_location="cpu")
         renamed = {_name(name): value.contiguous() for name, value in state.items()}
     except (RuntimeError, KeyError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path.name} is no EfficientNet-Lite0 ({reason:.150})") from None
+        raise InputError(f"{path.name} is no EfficientNet-Lite0 ({reason_of(error)})") from None
     safetensors.torch.save_file(renamed, directory / "model.safetensors", {"format": "pt"})
     write_json(directory / "config.json", _CONFIG)
     write_json(directory / "preprocessor_config.json", _PROCESSOR)

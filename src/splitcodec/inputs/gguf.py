@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 
 
 def convert(file: Path, directory: Path) -> None:
@@ -22,8 +22,9 @@ def convert(file: Path, directory: Path) -> None:
         )
     except Exception as error:
         # gguf raises bare ValueError, IndexError and AssertionError on damaged files
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file.name} cannot be read as a GGUF model: {reason:.200}") from None
+        raise InputError(
+            f"{file.name} cannot be read as a GGUF model: {reason_of(error)}"
+        ) from None
     _plain(quantised).save_pretrained(directory, max_shard_size="1TB")
     tokeniser.save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.settings import HubSource
 
 
@@ -35,13 +35,9 @@ def download_snapshot(
             "or log in with `hf auth login`"
         ) from None
     except errors.HFValidationError as error:
-        raise InputError(f"{source.repository!r} names no repository: {_line(error)}") from None
+        raise InputError(f"{source.repository!r} names no repository: {reason_of(error)}") from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"cannot fetch {source.repository} from the hub: {_line(error)}; check the network, "
-            "or name another source"
+            f"cannot fetch {source.repository} from the hub: {reason_of(error)}; "
+            "check the network, or name another source"
         ) from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import read_json, sha256_of_file, write_json
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
@@ -133,8 +133,7 @@ def _check_tokeniser(directory: Path, said: str) -> None:
         AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:
         # transformers, tokenizers and json raise many kinds here, some of them bare Exception
-        reason = " ".join(str(error).split())
-        raise InputError(f"{said} has no tokeniser that loads: {reason:.200}") from None
+        raise InputError(f"{said} has no tokeniser that loads: {reason_of(error)}") from None
 
 
 def write_identity(directory: Path, source: ModelSource) -> None:

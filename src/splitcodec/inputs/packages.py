@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import sha256_of_file
 from splitcodec.settings import PackageSource
 
@@ -150,7 +150,9 @@ def extract(archive: Path, pattern: str, directory: Path) -> list[Path]:
                 if _matches(name, pattern):
                     files.append(_unpack(archive, name, file, directory))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{archive.name} is not a readable archive ({error}); run again") from None
+        raise InputError(
+            f"{archive.name} is not a readable archive ({reason_of(error)}); run again"
+        ) from None
     return sorted(files)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path, sha256_of_file
 from splitcodec.inputs.models import read_identity
 from splitcodec.inputs.tables import open_table, read_columns, table_writer, with_meaning
@@ -117,7 +117,7 @@ def _picture(path: Path, file: pq.ParquetFile, index: int) -> Any:
         return Image.open(io.BytesIO(table["image"][0].as_py())).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(
-            f"{table['document'][0].as_py()} is no picture that can be read ({error})"
+            f"{table['document'][0].as_py()} is no picture that can be read ({reason_of(error)})"
         ) from None
 
 
@@ -135,8 +135,9 @@ class _Processor:
                 model, backend="pil", local_files_only=True
             )
         except (OSError, ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{model} has no image processor that loads: {reason:.200}") from None
+            raise InputError(
+                f"{model} has no image processor that loads: {reason_of(error)}"
+            ) from None
         self._hash = sha256_of_file(model / "preprocessor_config.json")
 
     @property

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from splitcodec import __version__
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.inputs.seals import check_chunks, check_footer, seal
 
 METADATA_KEY = b"splitcodec"
@@ -95,5 +95,4 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 def damaged(path: Path, error: Exception) -> InputError:
     """The error for a file that cannot be read to its end."""
-    reason = " ".join(str(error).split())
-    return InputError(f"{path} is damaged ({reason:.200}); delete it and rerun the step")
+    return InputError(f"{path} is damaged ({reason_of(error)}); delete it and rerun the step")

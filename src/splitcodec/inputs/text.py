@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import InputError, SettingsError, reason_of
 from splitcodec.files import atomic_path, matching
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
@@ -143,8 +143,9 @@ def _read_parquet(file: Path, _: re.Pattern | None) -> Iterator[Document]:
                 number += 1
                 yield _named(file, number, record.get("id"), record["text"])
     except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file.name} is not a readable Parquet file: {reason:.200}") from None
+        raise InputError(
+            f"{file.name} is not a readable Parquet file: {reason_of(error)}"
+        ) from None
 
 
 _READERS = {

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import InputError, SettingsError, reason_of
 from splitcodec.files import atomic_path
 from splitcodec.inputs.models import read_identity
 from splitcodec.inputs.shards import Shard
@@ -299,8 +299,7 @@ def _load_tokeniser(model: Path) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(model, local_files_only=True)
         return config, AutoTokenizer.from_pretrained(model, local_files_only=True)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot read the model in {model}: {reason:.200}") from None
+        raise InputError(f"cannot read the model in {model}: {reason_of(error)}") from None
 
 
 def _start_of(tokeniser: Any) -> int | None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from splitcodec import __version__
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path, read_json, write_json
 
 EVALUATION, LATENCY, CODEC, RUN = "evaluation", "latency", "codec.json", "run"
@@ -167,7 +167,9 @@ def read_points(path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path).to_pandas() if path.suffix == ".parquet" else _read_csv(path)
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged ({_line(error)}); collect the points again") from None
+        raise InputError(
+            f"{path} is damaged ({reason_of(error)}); collect the points again"
+        ) from None
     return _checked(table, str(path))
 
 
@@ -314,17 +316,13 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
         columns = {column.name: column.dtype for column in _all_columns(table)}
         table = table[list(columns)].astype(columns)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"{where} has a value of a wrong type ({_line(error)})") from None
+        raise InputError(f"{where} has a value of a wrong type ({reason_of(error)})") from None
     required = table[[name for name in NAMES if name not in OPTIONAL]]
     gaps = list(required.columns[(required.isna() | (required == "")).any()])
     if gaps or table.empty:
         what = f"gaps in {', '.join(gaps[:3])}" if gaps else "no points"
         raise InputError(f"{where} has {what}; collect the points again")
     return table
-
-
-def _line(error: Exception) -> str:
-    return f"{' '.join(str(error).split()):.120}"
 
 
 def _write(table: pd.DataFrame, csv: Path, parquet: Path) -> None:

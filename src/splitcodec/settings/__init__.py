@@ -10,7 +10,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
-from splitcodec.errors import SettingsError
+from splitcodec.errors import SettingsError, reason_of
 from splitcodec.settings.base import Different, Name, Strict, describe
 from splitcodec.settings.codecs import Baselines, Codec, Mode, changes_front, check_mode
 from splitcodec.settings.inputs import (
@@ -102,6 +102,6 @@ def load_settings(values: dict | Path) -> Settings:
     except OSError as error:
         raise SettingsError(f"cannot read parameters: {error.strerror}: {values}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{values} is not YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{values} is not YAML: {reason_of(error)}") from None
     except ValidationError as error:
         raise SettingsError(f"parameters: {describe(error)}") from None

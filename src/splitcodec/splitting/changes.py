@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.splitting.model import SplitModel
 
 LEFT, RIGHT = ".left", ".right"
@@ -60,8 +60,8 @@ def changed_model(model: SplitModel, changes: dict[str, Tensor]) -> SplitModel:
             own[name].copy_(value)
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"the codec changes weights that this model does not have ({error}); it was trained "
-            "with another model"
+            f"the codec changes weights that this model does not have ({reason_of(error)}); "
+            "it was trained with another model"
         ) from None
     return changed
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import InputError, SettingsError, reason_of
 from splitcodec.splitting.layouts import layout_of
 
 if TYPE_CHECKING:  # transformers takes two seconds to import, which only those pay who load a model
@@ -53,7 +53,7 @@ class SplitModel(nn.Module):
     @classmethod
     def load(cls, directory: Path, dtype: str = "float32", device: str = "cpu") -> "SplitModel":
         """Load from a directory in Hugging Face format; raises InputError if it cannot be."""
-        with _one_line(directory):
+        with _reading(directory):
             model = cls._read(directory, getattr(torch, dtype))
         return cls(model.requires_grad_(False).to(device))
 
@@ -262,20 +262,21 @@ class SplitModel(nn.Module):
 
 
 @contextmanager
-def _one_line(directory: Path) -> Iterator[None]:
+def _reading(directory: Path) -> Iterator[None]:
     """Turns what goes wrong while a model is read into InputError."""
     if not (directory / "config.json").is_file():
         raise InputError(f"{directory} holds no model (no config.json); fetch it first")
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot load the model in {directory}: {reason:.300}") from None
+        raise InputError(f"cannot load the model in {directory}: {reason_of(error)}") from None
     except Exception as error:
         # safetensors raises a class of its own that derives from Exception alone.
         if type(error).__name__ != "SafetensorError":
             raise
-        raise InputError(f"{directory} is damaged ({error}); delete it and fetch again") from None
+        raise InputError(
+            f"{directory} is damaged ({reason_of(error)}); delete it and fetch again"
+        ) from None
 
 
 def _config_of_part(config: "PretrainedConfig", first: int, last: int | None) -> "PretrainedConfig":

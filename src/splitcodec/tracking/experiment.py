@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import read_json, write_json
 from splitcodec.report.table import read_points
 from splitcodec.tracking.live import queue_of
@@ -43,14 +43,14 @@ def sync(results: Path, tracking_uri: str | None = None, later: bool = False) ->
         store.save_views(views(dict.fromkeys((run.model, run.split) for run in wanted)))
         Registry(store, experiment, ids).show(versions)
     except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
-        reason = " ".join(str(error).replace(uri, shown).split())
+        reason = reason_of(str(error).replace(uri, shown))
         if later:
             former = read_json(record) if record.exists() else {"runs": {}}
-            write_json(record, former | {"tracking_uri": shown, "waits": f"{reason:.160}"})
+            write_json(record, former | {"tracking_uri": shown, "waits": reason})
             print(f"MLflow cannot be reached; later: splitcodec track sync {results}")
             return
         raise InputError(
-            f"MLflow cannot use {shown} ({reason:.160}); check MLFLOW_TRACKING_URI, or move that "
+            f"MLflow cannot use {shown} ({reason}); check MLFLOW_TRACKING_URI, or move that "
             "store away and rerun"
         ) from None
     for key in ids:

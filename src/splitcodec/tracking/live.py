@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
+from splitcodec.errors import reason_of
 from splitcodec.tracking.store import BATCH, FIXED, KEY, LIVE, RESULTS, Store, quieten
 from splitcodec.tracking.wanted import history_of, point_key, point_name, point_seed
 
@@ -89,8 +90,7 @@ class LiveRun:
         except (MlflowException, SQLAlchemyError, ImportError) as error:
             self._silent_until = time.monotonic() + RETRY_SECONDS
             if not self._told:
-                reason = " ".join(str(error).split())
-                told = f"MLflow does not show this training yet ({reason:.160})"
+                told = f"MLflow does not show this training yet ({reason_of(error)})"
                 print(f"{told}; what it is to show waits in {self._queue}", file=sys.stderr)
                 self._told = True
 

@@ -28,7 +28,7 @@ from splitcodec.activations.moments import ordinary_tokens
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.levels import TokenWeights
 from splitcodec.devices import device
-from splitcodec.errors import InputError
+from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
@@ -203,9 +203,8 @@ def load_sensitivity(path: Path) -> tuple[Sensitivity, dict[str, Any]]:
         ValueError,
         OSError,
     ) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is no sensitivity file, or damaged ({reason:.200}); make it again"
+            f"{path} is no sensitivity file, or damaged ({reason_of(error)}); make it again"
         ) from None
 
 
