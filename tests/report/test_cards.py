@@ -18,6 +18,12 @@ def test_a_card_has_its_curve_and_marks_its_own_point(built, tmp_path):
     assert 'with_codec(model, "' in text
 
 
+def test_a_baseline_has_a_card_of_its_coder(built, tmp_path):
+    codecs = [p for p in synthetic.codecs(built) if "/int8/" in str(p)]
+    text = write_cards(built / "points.parquet", codecs, tmp_path)[0].read_text()
+    assert text.startswith("# int8 + ") and "**what learned**: nothing;" in text
+
+
 def test_curves_on_the_terminal(built, tmp_path):
     console = Console(record=True, width=140)
     print_curves(built, console)

@@ -31,7 +31,7 @@ def test_a_version_is_a_pareto_best_point_with_card_and_signature(world):
     learned = {f"hyperprior λ={value} seed=0" for value in ("0.003", "0.001", "0.0003", "0.0001")}
     assert found.keys() == learned | {"int8 + zstd"}
     version = found["hyperprior λ=0.001 seed=0"]
-    assert version.description.startswith("# hyperprior λ=0.001 seed=0")
+    assert version.description.startswith("# hyperprior, λ = 0.001 nats a bit")
     assert (
         version.tags["codec_hash"]
         == world.runs()["split20/hyperprior λ=0.001"].data.tags["codec_hash"]
@@ -132,10 +132,7 @@ def test_another_directory_keeps_its_versions(world):
 def test_what_is_registered_can_be_loaded_and_codes(world, tmp_path, coder):
     points = read_points(world.results / "points.parquet")
     version = wanted_versions("default", points, sorted(world.results.glob("codecs/*/*/*/*")))[-1]
-    known = {"model": "m", "model_hash": "h", "split": 20, "mode": "none"}
-    save_codec(
-        build_codec("int8", 32, {}), tmp_path / "int8", known | {"lambda": None, "seed": None}
-    )
+    save_codec(build_codec("int8", 32, {}), tmp_path / "int8", version.codec | {"channels": 32})
     row = version.row | {"coder": coder}
     (tmp_path / "model").mkdir()
     write_model(WantedVersion(MODEL, version.key, row, tmp_path / "int8"), tmp_path / "model")

@@ -44,8 +44,8 @@ def test_equal_points_are_listed_once(results):
 
 def test_the_card_says_what_the_table_says(versions):
     card = versions[1].card
-    assert card.startswith("# hyperprior λ=0.001 seed=0")
-    assert "441.0" in card
+    assert card.startswith("# hyperprior, λ = 0.001 nats a bit")
+    assert "| **441** | **30.11** |" in card and card.count("\n| **") == 1
     assert "576 channels" in card
     assert versions[1].row["hardware"] in card
     assert "models:/default-smollm2-135m-split20/" in card

@@ -173,8 +173,8 @@ def read_points(path: Path) -> pd.DataFrame:
     return _checked(table, str(path))
 
 
-def perplexity_increase(points: pd.DataFrame) -> pd.Series:
-    """Relative increase of perplexity over the uncoded model, in percent."""
+def perplexity_increase(points: pd.DataFrame | dict[str, Any]) -> pd.Series | float:
+    """Relative increase of perplexity over the uncoded model, in percent; of rows, or of one."""
     uncoded = points["cross_entropy_uncoded"]
     return 100 * np.expm1(points["cross_entropy"] - uncoded)
 

@@ -64,7 +64,6 @@ def print_card(directory: Path, console: Console | None = None) -> None:
     if len(path.resolve().parents) < 6:
         raise InputError(f"{directory} does not lie in the results of an experiment")
     points = read_points(path.resolve().parents[5] / "points.parquet")
-    points = points.assign(increase_percent=perplexity_increase(points))
     console.print(Markdown(markdown(card_of(path, points))))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from splitcodec.files import read_json, sha256_of_file
+from splitcodec.report.cards import card_of_point, markdown
 from splitcodec.report.table import perplexity_increase
-from splitcodec.tracking.wanted import digest_of, point_key, point_name, point_seed
+from splitcodec.tracking.wanted import digest_of, point_key
 
 ALLOWED = (1, 2, 5, 10)
 """Percent of perplexity that the points of the aliases `best-at-<n>-percent` may lose."""
@@ -58,56 +59,15 @@ class WantedVersion:
     @property
     def card(self) -> str:
         """What a user should know before using the codec, in Markdown."""
-        row, codec = self.row, self.codec
-        settings = codec["hyperparameters"] | codec.get("tuning", {})
-        said = ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
-        learned = "nothing but the codec" if row["mode"] in ("none", "frozen") else row["mode"]
-        uncoded = row["perplexity"] / (1 + row["perplexity_increase_percent"] / 100)
-        figures = _OF_PICTURES if pd.notna(row["bits_per_picture"]) else _OF_TEXT
-        return _CARD.format(
-            figures=figures.format(uncoded=uncoded, **row),
-            title=f"{point_name(row)}{point_seed(row)}",
-            said=said,
-            learned=learned,
-            channels=codec["channels"],
-            training=codec.get("data_hash", "unknown"),
-            registered=self.model,
-            **row,
-        )
+        card = card_of_point(self.folder, self.codec, self.row, [self.row])
+        return markdown(card, _LOAD.format(registered=self.model))
 
 
-_OF_TEXT = """\
-| bits per token (container file) | {bits_per_token_file:,.1f} |
-| perplexity | {perplexity:,.2f}, {perplexity_increase_percent:+.1f} % over {uncoded:,.2f} uncoded |
-| KL from the uncoded prediction | {kl:.4f} nats per token |
-| likeliest token kept | {top1_agreement:.3f} |"""
-_OF_PICTURES = """\
-| bits per picture (container file) | {bits_per_picture:,.0f} |
-| KL from the uncoded prediction | {kl:.4f} nats |"""
-_CARD = """\
-# {title}
-
-Codes the input of block {split} of {model} (counted from 0): {channels} channels a token.
-
-| | |
-|---|---|
-{figures}
-| time a token | {encode_ms_per_token:.3f} ms to encode, {decode_ms_per_token:.3f} ms to decode |
-| evaluated on | {tokens:,} tokens of {documents} documents, data {data_hash} |
-| timed on | {hardware} |
-| learned | {learned}; on data {training} |
-| settings | {said} |
-| codec, code | {codec_hash}, {git_commit} |
-
-No other codec of this experiment has fewer bits and a lower cross-entropy. Rates and quality hold
-for data like those of the evaluation; on others measure again.
-
-```python
+_LOAD = """\
 import mlflow
+
 codec = mlflow.pyfunc.load_model("models:/{registered}/<version>")
-decoded = codec.predict(representation)  # float32 (tokens, channels), coded to bytes and back
-```
-"""
+decoded = codec.predict(representation)  # float32 (tokens, channels), coded to bytes and back"""
 
 
 def wanted_versions(
