@@ -51,6 +51,13 @@ def test_the_card_says_what_the_table_says(versions):
     assert "models:/default-smollm2-135m-split20/" in card
 
 
+def test_a_codec_that_needs_the_model_is_loaded_into_it(versions):
+    codec = versions[1].codec
+    assert "pyfunc" in versions[1].card and versions[1].stands_alone
+    codec["hyperparameters"]["tokens"] = True
+    assert "with_codec(model, f" in versions[1].card and "pyfunc" not in versions[1].card
+
+
 def test_a_damaged_codec_is_named(results, tmp_path):
     points = read_points(results / "points.parquet")
     (tmp_path / "codec.json").write_text("{")

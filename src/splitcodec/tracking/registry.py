@@ -118,10 +118,9 @@ def write_model(version: WantedVersion, folder: Path) -> None:
         (folder / "codec" / path.name).write_bytes(path.read_bytes())
     (folder / "README.md").write_text(version.card, encoding="utf-8")
     representation = TensorSpec(np.dtype("float32"), (-1, version.codec["channels"]))
-    sends_tokens = bool(version.codec["hyperparameters"].get("tokens"))
     model = Model(signature=ModelSignature(Schema([representation]), Schema([representation])))
     model.add_flavor("splitcodec", codec="codec", splitcodec_version=__version__)
-    if not sends_tokens and len(version.files) > 1:  # else the codec needs the model beside it
+    if version.stands_alone and len(version.files) > 1:
         coder = {"coder": version.row["coder"]}
         loader = "splitcodec.tracking.loader"
         pyfunc.add_to_model(model, loader, data="codec", model_config=coder)

@@ -60,7 +60,13 @@ class WantedVersion:
     def card(self) -> str:
         """What a user should know before using the codec, in Markdown."""
         card = card_of_point(self.folder, self.codec, self.row, [self.row])
-        return markdown(card, _LOAD.format(registered=self.model))
+        load = _LOAD if self.stands_alone else _LOAD_WITH_MODEL
+        return markdown(card, load.format(registered=self.model))
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the codec codes without the model beside it, whose head token ids need."""
+        return not self.codec["hyperparameters"].get("tokens")
 
 
 _LOAD = """\
@@ -68,6 +74,12 @@ import mlflow
 
 codec = mlflow.pyfunc.load_model("models:/{registered}/<version>")
 decoded = codec.predict(representation)  # float32 (tokens, channels), coded to bytes and back"""
+_LOAD_WITH_MODEL = """\
+import mlflow
+from splitcodec import with_codec
+
+folder = mlflow.artifacts.download_artifacts("models:/{registered}/<version>")
+coded = with_codec(model, f"{{folder}}/codec")"""
 
 
 def wanted_versions(
