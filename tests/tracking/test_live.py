@@ -57,11 +57,14 @@ def test_another_training_gets_another_run(world, fresh):
     assert read_json(fresh / "mlflow-runs.json")["runs"][POINT] != before
 
 
-def test_training_goes_on_without_a_store(world, fresh, capsys):
-    live = LiveRun(LIVE, fresh, "nonsense://store")
+@pytest.mark.parametrize("uri", ["nonsense://store", "nonsense://me:secret@store"])
+def test_training_goes_on_without_a_store(fresh, capsys, uri):
+    live = LiveRun(LIVE, fresh, uri)
     for entry in ENTRIES:
         live(entry)
-    assert capsys.readouterr().err.count("MLflow does not show this training") == 1
+    told = capsys.readouterr().err
+    assert told.count("MLflow does not show this training") == 1
+    assert "secret" not in told
 
 
 def test_what_the_store_missed_is_sent_later_and_once(world, fresh, monkeypatch):

@@ -1,7 +1,6 @@
 """A whole results directory in MLflow."""
 
 import os
-import re
 import shlex
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from splitcodec.files import read_json, write_json
 from splitcodec.report.table import read_points
 from splitcodec.tracking.live import queue_of
 from splitcodec.tracking.registry import Registry
-from splitcodec.tracking.store import Store, quieten
+from splitcodec.tracking.store import Store, quieten, without_password
 from splitcodec.tracking.versions import wanted_versions
 from splitcodec.tracking.views import page, views
 from splitcodec.tracking.wanted import wanted_runs
@@ -30,7 +29,7 @@ def sync(results: Path, tracking_uri: str | None = None, later: bool = False) ->
     notes so in that file: the artefacts hold all, and a later call sends it.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    shown = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)  # passwords stay out of artefacts
+    shown = without_password(uri)
     record, experiment = results / "mlflow-runs.json", results.resolve().name
     points = read_points(results / "points.parquet")
     trainings = sorted(results.glob("codecs/*/*/*/*/training.jsonl"))
@@ -38,12 +37,12 @@ def sync(results: Path, tracking_uri: str | None = None, later: bool = False) ->
     versions = wanted_versions(experiment, points, sorted(results.glob("codecs/*/*/*/*")))
     quieten()
     try:
-        store = Store(uri, shown, experiment, record)
+        store = Store(uri, experiment, record)
         ids = store.show(wanted)
         store.save_views(views(dict.fromkeys((run.model, run.split) for run in wanted)))
         Registry(store, experiment, ids).show(versions)
     except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
-        reason = reason_of(str(error).replace(uri, shown))
+        reason = reason_of(without_password(str(error)))
         if later:
             former = read_json(record) if record.exists() else {"runs": {}}
             write_json(record, former | {"tracking_uri": shown, "waits": reason})

@@ -16,7 +16,16 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
 from splitcodec.errors import reason_of
-from splitcodec.tracking.store import BATCH, FIXED, KEY, LIVE, RESULTS, Store, quieten
+from splitcodec.tracking.store import (
+    BATCH,
+    FIXED,
+    KEY,
+    LIVE,
+    RESULTS,
+    Store,
+    quieten,
+    without_password,
+)
 from splitcodec.tracking.wanted import history_of, point_key, point_name, point_seed
 
 QUEUE = "mlflow-queue"
@@ -90,7 +99,8 @@ class LiveRun:
         except (MlflowException, SQLAlchemyError, ImportError) as error:
             self._silent_until = time.monotonic() + RETRY_SECONDS
             if not self._told:
-                told = f"MLflow does not show this training yet ({reason_of(error)})"
+                reason = reason_of(without_password(str(error)))
+                told = f"MLflow does not show this training yet ({reason})"
                 print(f"{told}; what it is to show waits in {self._queue}", file=sys.stderr)
                 self._told = True
 
@@ -98,7 +108,7 @@ class LiveRun:
         """The id of the run: that of a training which was killed, or a new one."""
         quieten()
         record = self._results / "mlflow-runs.json"
-        self._store = Store(self._uri, self._uri, self._results.name, record)
+        self._store = Store(self._uri, self._results.name, record)
         client = self._store.client
         if (known := self._store.runs.get(self._key)) is not None:
             if LIVE in known.data.tags and FIXED not in known.data.tags and len(self._entries) > 1:

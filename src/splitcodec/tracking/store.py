@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,16 +43,21 @@ def quieten() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 
+def without_password(text: str) -> str:
+    """An address, or a message with one in it, as artefacts and logs may show it."""
+    return re.sub(r"(://[^:/@\s]*):[^/@\s]*@", r"\1:***@", text)
+
+
 class Store:
     """The experiment in an MLflow store, and those of its runs that show one results directory."""
 
-    def __init__(self, uri: str, shown: str, experiment: str, record: Path) -> None:
+    def __init__(self, uri: str, experiment: str, record: Path) -> None:
         self.client = MlflowClient(tracking_uri=uri)
         self.results = str(record.parent.resolve())
         self.experiment = self._experiment(experiment)
         self.runs: dict[str, Run] = {}
         self._doubles: list[Run] = []  # a server that dies while it answers is asked again
-        for key, run in self._known(record, shown):
+        for key, run in self._known(record, without_password(uri)):
             if key in self.runs:
                 self._doubles.append(run)
             self.runs.setdefault(key, run)
