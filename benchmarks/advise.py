@@ -21,6 +21,7 @@ import pandas as pd
 from splitcodec.bounds.advice import Calibration, Probe, Statistics, advise
 from splitcodec.bounds.advising import survey
 from splitcodec.errors import InputError
+from splitcodec.report.curves import curves_of, rate_at_divergence
 from splitcodec.report.table import read_points
 from splitcodec.splitting.model import SplitModel
 
@@ -56,7 +57,7 @@ def compare(
     rises = points["cross_entropy"] - points["cross_entropy_uncoded"]
     ratio = rises.sum() / points["kl"].sum()
     wanted = math.log1p(target) / ratio
-    true = {int(k): rate_at_divergence(own, wanted) for k, own in points.groupby("split")}
+    true = measured(points, wanted)
     lines = advise(statistics, probes, target, Calibration(1.0, 0.0, ratio))
     plain = {line.split: line.bits_per_token for line in lines}
     logs = {split: math.log(true[split] / plain[split]) for split in true}
@@ -79,16 +80,16 @@ def compare(
     print(f"spread {np.std(values, ddof=1):.3f} (logarithm)")
 
 
-def rate_at_divergence(points: pd.DataFrame, wanted: float) -> float:
-    """Bits a token in files, by interpolation of logarithms between the points of one split."""
-    curve = points.sort_values("kl")
-    if not curve["kl"].iloc[0] <= wanted <= curve["kl"].iloc[-1]:
+def measured(points: pd.DataFrame, divergence: float) -> dict[int, float]:
+    """Bits a token in files at a divergence in nats, by split."""
+    curves = {curve.split: curve for curve in curves_of(points)}
+    rates = {split: rate_at_divergence(curve, divergence) for split, curve in curves.items()}
+    if missing := [str(split) for split, rate in rates.items() if rate is None]:
         raise InputError(
-            f"split {points['split'].iloc[0]} has divergences of {curve['kl'].iloc[0]:.4f} to "
-            f"{curve['kl'].iloc[-1]:.4f} nats, not {wanted:.4f}; add a λ to the experiment"
+            f"no λ's on both sides of {divergence:.4f} nats at splits {', '.join(missing)}; "
+            "add some to the experiment"
         )
-    bits = np.log(curve["bits_per_token_file"])
-    return math.exp(np.interp(math.log(wanted), np.log(curve["kl"]), bits))
+    return rates
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 Three closed-form codecs on the validation partition of a run: one step for all tokens; tokens that
 choose their level, fitted for each λ; and one codec with levels that serves all λ. Prints rate and
-divergence of each, and how many bits the latter two need of those of the first at equal divergence,
-by interpolation of the logarithm of the divergence. Rates are estimates, which files confirm within
-half a percent.
+divergence of each, and the BD-rate of the latter two against the first at equal divergence. Rates
+are estimates, which files confirm within half a percent.
 """
 
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.table import Table
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import Klt, middle
+from splitcodec.report.curves import bd_percent
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence
 from splitcodec.training.fitting import TrainingData, fit_closed_form
@@ -42,18 +42,6 @@ def measure(codec: Klt, model: SplitModel, stores: tuple[Activations, ...], coun
         nats = divergence(model, split, *parts).item()
         sums += torch.tensor([estimate.bits.sum().item(), nats * tokens, tokens])
     return tuple((sums[:2] / sums[2]).tolist())
-
-
-def share_of_bits(curve: list[tuple], anchor: list[tuple]) -> float:
-    """Mean ratio of rates at equal divergence, over the divergences that both curves have."""
-    (bits, nats), (own_bits, own_nats) = (np.array(sorted(c)).T for c in (anchor, curve))
-    low, high = max(nats.min(), own_nats.min()), min(nats.max(), own_nats.max())
-    at = np.linspace(np.log(low), np.log(high), 50)
-    known, own = (
-        np.interp(at, np.log(n)[::-1], np.log(b)[::-1])
-        for b, n in ((bits, nats), (own_bits, own_nats))
-    )
-    return float(np.exp((own - known).mean()))
 
 
 def main(
@@ -83,8 +71,8 @@ def main(
     console = Console()
     console.print(table)
     for name, curve in list(curves.items())[1:]:
-        share = share_of_bits(curve, curves["one step"])
-        console.print(f"{name}: {share:.3f} of the bits at equal divergence")
+        percent = bd_percent(*(np.array(one).T for one in (curves["one step"], curve)))
+        console.print(f"{name}: BD-rate {percent:+.1f} % at equal divergence")
 
 
 if __name__ == "__main__":
