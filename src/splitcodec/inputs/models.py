@@ -84,8 +84,8 @@ def _fill(directory: Path, source: ModelSource, raw: Path) -> None:
             alone = len(files) == 1 and files[0].suffix in _CONVERTED
             _adopt(files[0] if alone else raw / source.path, directory, source.path)
         case HubSource():
-            download_snapshot(source, "model", _FILES, raw)
-            _adopt(raw, directory, source.repository)
+            folder, _ = download_snapshot(source, "model", _FILES)
+            _adopt(folder, directory, source.repository)
         case FilesSource():
             _adopt(Path(source.path), directory, source.path)
         case TrainedSource():

@@ -76,8 +76,7 @@ def _files_of(source: TextSource, raw: Path) -> list[Path]:
         case PackageSource():
             files = fetch_package_files(source, raw)
         case HubSource():
-            download_snapshot(source, "dataset", [source.path], raw)
-            files = [path for path in raw.rglob("*") if ".cache" not in path.parts]
+            _, files = download_snapshot(source, "dataset", [source.path])
         case _:
             files = matching(source.path)
     files = sorted(path for path in files if path.is_file())
