@@ -3,30 +3,24 @@
 To second order the divergence that an error e of the representation causes is ½ eᵀ G e nats,
 with G the Fisher information of the model's output with respect to the representation. In the
 coordinates z = Uᵀ G^½ (y − μ), with U from the eigenvectors of G^½ Σ G^½, that is ½‖z − ẑ‖², and
-the channels are uncorrelated: each gets its own uniform step, scale and gain, chosen to minimise
-divergence + λ · bits by exact counts over a sample. Channels not worth their bits are dropped
-(reverse water-filling, Cover and Thomas §10.3, by search), and so are those that are hardly worth
-the time, all together at most 0.03 % of that cost. No gradient training.
+the channels are uncorrelated: each gets its own uniform step, scale and gain (`allocation`), or
+none. No gradient training.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from splitcodec.activations.moments import SINK_RATIO, Moments, Sample
+from splitcodec.codecs.allocation import REACH, Quantisation, choose_quantisation, high_rate_step
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.levels import TABLES_A_LEVEL, Known, TokenWeights, in_steps
 from splitcodec.densities.location_scale import SCALES, Gaussian, scale_indexes, table_scales
 
-_STEP_RATIOS = torch.logspace(-0.3, 0.45, 11)
-_REACH = 288
-_HARDLY = 3e-4
-"""Share of divergence + λ · bits that all channels together may add that are left out for time."""
 _MOST_SENSITIVE = 2.0
 """Channels are coded that are worth it for a token of so many times the mean sensitivity."""
 _SEEN_BEFORE = 10.0
@@ -83,16 +77,6 @@ class Klt(ChannelwiseCodec):
         return table_scales().to(positions.device)[positions]
 
 
-@dataclass(frozen=True)
-class Quantisation:
-    """Per channel: step, gain on reconstruction, coding table, and whether it is coded at all."""
-
-    steps: Tensor
-    gains: Tensor
-    tables: Tensor
-    coded: Tensor
-
-
 def whitened_transform(
     covariance: Tensor, sensitivity: Tensor, shrinkage: float
 ) -> tuple[Tensor, Tensor]:
@@ -111,90 +95,6 @@ def whitened_transform(
     # Eigenvectors have no sign of their own; this one makes them repeatable.
     principal = principal * principal.sum(0).sign().where(principal.sum(0) != 0, 1.0)
     return principal.T @ root, inverse_root @ principal
-
-
-def high_rate_step(rate_weight: float) -> float:
-    """The step of a uniform quantiser that is optimal at high rate, Δ² = 12 λ / ln 2."""
-    return math.sqrt(12 * rate_weight / math.log(2))
-
-
-def choose_quantisation(latents: Tensor, rate_weight: float) -> Quantisation:
-    """Steps, gains and tables for `latents` (samples, channels), minimising ½ error² + λ · bits.
-
-    The search starts from the step that is optimal at high rate.
-    """
-    start, sorted_latents = high_rate_step(rate_weight), _Sorted(latents)
-    bits = Gaussian().table_bits(_REACH).T.float()
-    costs, gains, tables = zip(
-        *(_cost_at(sorted_latents, start * float(r), rate_weight, bits) for r in _STEP_RATIOS),
-        strict=True,
-    )
-    best_cost, best = torch.stack(costs).min(0)
-    steps = start * _STEP_RATIOS[best]
-    gain, table = (torch.stack(options).gather(0, best[None])[0] for options in (gains, tables))
-    coded = _worth_coding(best_cost, 0.5 * sorted_latents.energy)
-    return Quantisation(steps, gain, table, coded)
-
-
-def _worth_coding(costs: Tensor, zeros: Tensor) -> Tensor:
-    """Channels whose `costs` if coded are well below those of `zeros`, all (channels,)."""
-    saved, order = (zeros - costs).clamp_min(0).sort()
-    worth = torch.zeros_like(costs, dtype=torch.bool)
-    worth[order] = saved.cumsum(0) > _HARDLY * torch.minimum(costs, zeros).sum()
-    return worth
-
-
-class _Sorted:
-    """Latents (samples, channels), sorted once so that any step's symbols are counted by search.
-
-    energy (channels,): mean square.
-    """
-
-    def __init__(self, latents: Tensor) -> None:
-        self.values = latents.T.contiguous().sort(-1).values
-        self.samples = len(latents)
-        exact = self.values.double()
-        self._sums = functional.pad(exact.cumsum(-1), (1, 0))
-        self._squares = functional.pad(exact.square().cumsum(-1), (1, 0))
-        self.energy = (self._squares[:, -1] / self.samples).float()
-
-    def symbols(self, step: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Frequencies of −reach … reach at a step, (channels, 2·reach+1); mean square of symbols,
-        and of their product with the latents, (channels,). What lies beyond the reach, which the
-        coder escapes, is taken as exact."""
-        edges = step * (torch.arange(-_REACH, _REACH) + 0.5)
-        ranks = torch.searchsorted(self.values, edges.expand(len(self.values), -1).contiguous())
-        ranks = functional.pad(functional.pad(ranks, (1, 0)), (0, 1), value=self.samples)
-        counts = ranks.diff().double() / self.samples
-        sums, squares = (
-            total.gather(1, ranks).diff() / self.samples for total in (self._sums, self._squares)
-        )
-        symbols = torch.arange(-_REACH, _REACH + 1.0, dtype=torch.float64)
-        beyond = squares[:, [0, -1]].sum(-1)
-        inner = slice(1, -1)
-        energy = counts[:, inner] @ symbols[inner].square() + beyond / step**2
-        product = sums[:, inner] @ symbols[inner] + beyond / step
-        return counts.float(), energy, product
-
-
-def _cost_at(
-    latents: _Sorted, step: float, rate_weight: float, table_bits: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cost, reconstruction gain and best table of every channel at one step."""
-    counts, energy, product = latents.symbols(step)
-    gain = (product / (step * energy.clamp_min(1e-12))).clamp(0.5, 1.5)
-    error = latents.energy - 2 * gain * step * product + (gain * step).square() * energy
-    rate, table = (counts @ table_bits).min(-1)
-    return 0.5 * error.clamp_min(0).float() + rate_weight * rate, gain.float(), table
-
-
-def _histograms(symbols: Tensor) -> Tensor:
-    """Frequencies of the integers -reach … reach in each channel, (channels, 2·reach+1)."""
-    samples, channels = symbols.shape
-    width = 2 * _REACH + 1
-    cells = symbols.clamp(-_REACH, _REACH).long() + _REACH + width * torch.arange(channels)
-    counts = torch.bincount(cells.flatten(), minlength=width * channels)
-    return counts.view(channels, width).float() / samples
 
 
 def scaled_identity(mean: Tensor, first_mean: Tensor, deviation: Tensor, spread: float) -> Klt:
@@ -229,43 +129,74 @@ def fit_klt(
     that of the residual, and the codec gets the prediction as `token_map` and `history`.
     """
     several = [rate_weight] if isinstance(rate_weight, float) else list(rate_weight)
-    rate_weight = middle(several)
-    shrinkage, channels = hyperparameters.shrinkage, len(moments.mean)
-    covariance, residuals = moments.covariance, sample.values.double() - moments.mean
-    prediction = torch.zeros(channels, 0, dtype=torch.float64)
-    if moments.context:
-        _, backward = whitened_transform(covariance, sensitivity, shrinkage)
-        noise = high_rate_step(rate_weight) ** 2 / 12 * backward @ backward.T
-        prediction, covariance = _wiener(moments, noise)
-        residuals = residuals - sample.context_with_noise(noise) @ prediction.T
-    forward, backward = whitened_transform(covariance, sensitivity, shrinkage)
-    latents = (residuals @ forward.T).float()
-    chosen, coded = choose_quantisation(latents, rate_weight), None
+    rate_weight, shrinkage = middle(several), hyperparameters.shrinkage
+    prediction, covariance, residuals = _unpredicted(
+        moments, sensitivity, sample, high_rate_step(rate_weight), shrinkage
+    )
+    transform = whitened_transform(covariance, sensitivity, shrinkage)
+    latents = (residuals @ transform[0].T).float()
+    chosen = choose_quantisation(latents, rate_weight)
     if hyperparameters.levels:
-        coded = choose_quantisation(latents, min(several) / _MOST_SENSITIVE).coded
-    coded = chosen.coded if coded is None else coded
+        finest = choose_quantisation(latents, min(several) / _MOST_SENSITIVE)
+        chosen = replace(chosen, coded=finest.coded)
+    codec = _with_transform(hyperparameters, moments, transform, chosen)
+    if moments.context:
+        _set_prediction(codec, moments, prediction)
+    if hyperparameters.levels:
+        codec.levels.start_from(weights)
+        symbols = latents[:, chosen.coded] / chosen.steps[chosen.coded]
+        _fit_levels(codec, symbols, sample.values, [own / rate_weight for own in several])
+    codec.update()
+    return codec
+
+
+def _unpredicted(
+    moments: Moments, sensitivity: Tensor, sample: Sample, step: float, shrinkage: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The prediction of a token from its context, and what it leaves: covariance, and `sample`.
+
+    The decoded token before has the error of uniform quantisers of `step`.
+    """
+    deviations = sample.values.double() - moments.mean
+    if not moments.context:
+        none = torch.zeros(len(moments.mean), 0, dtype=torch.float64)
+        return none, moments.covariance, deviations
+    _, backward = whitened_transform(moments.covariance, sensitivity, shrinkage)
+    noise = step**2 / 12 * backward @ backward.T
+    prediction, covariance = _wiener(moments, noise)
+    return prediction, covariance, deviations - sample.context_with_noise(noise) @ prediction.T
+
+
+def _with_transform(
+    hyperparameters: KltHyperparameters,
+    moments: Moments,
+    transform: tuple[Tensor, Tensor],
+    chosen: Quantisation,
+) -> Klt:
+    """A codec of the channels that are coded; `transform` is a pair of `whitened_transform`."""
+    (forward, backward), coded = transform, chosen.coded
     steps = chosen.steps[coded].double()
     shape = {"kept": int(coded.sum()), "vocabulary": len(moments.counts)}
-    codec = Klt("klt", channels, hyperparameters, **shape)
+    codec = Klt("klt", len(moments.mean), hyperparameters, **shape)
     codec.mean.copy_(moments.mean)
     codec.first_mean.copy_(moments.first_mean)
     codec.analysis.copy_(forward[coded] / steps[:, None])
     codec.synthesis.copy_(backward[:, coded] * steps)
     codec.gain.copy_(chosen.gains[coded])
     codec.scale_index.copy_(chosen.tables[coded])
-    if hyperparameters.tokens:
+    return codec
+
+
+def _set_prediction(codec: Klt, moments: Moments, prediction: Tensor) -> None:
+    """Give the codec what its context tells: `prediction` (channels, history and row of the id)."""
+    channels = len(moments.mean)
+    if codec.sends_tokens:
         codec.token_density.counts.copy_(moments.counts)
         codec.token_map.copy_(prediction[:, -channels:])
         codec.row_mean.copy_(moments.context.row_mean)
-    if moments.context and moments.context.history:
+    if moments.context.history:
         codec.history = prediction[:, :channels].float()
         codec.sink_energy = SINK_RATIO * moments.covariance.trace().float()
-    if hyperparameters.levels:
-        codec.levels.start_from(weights)
-        ratios = [own / rate_weight for own in several]
-        _fit_levels(codec, latents[:, coded] / steps.float(), sample.values, ratios)
-    codec.update()
-    return codec
 
 
 def middle(rate_weights: Sequence[float]) -> float:
@@ -281,7 +212,7 @@ def _fit_levels(codec: Klt, latents: Tensor, values: Tensor, ratios: list[float]
     `values` (samples, channels) are the tokens. `ratios`: of each λ to that of level zero.
     """
     rates = torch.zeros(codec.kept, SCALES)
-    bits, every = Gaussian().table_bits(_REACH).float(), torch.arange(SCALES)
+    bits, every = Gaussian().table_bits(REACH).float(), torch.arange(SCALES)
     chosen = []
     for ratio in ratios:
         codec.levels.set_rate(ratio)
@@ -305,9 +236,18 @@ def _fit_levels(codec: Klt, latents: Tensor, values: Tensor, ratios: list[float]
     codec.table_gain.copy_((wanted / energy).clamp(0.5, 1.5))
 
 
+def _histograms(symbols: Tensor) -> Tensor:
+    """Frequencies of the integers -reach … reach in each channel, (channels, 2·reach+1)."""
+    samples, channels = symbols.shape
+    width = 2 * REACH + 1
+    cells = symbols.clamp(-REACH, REACH).long() + REACH + width * torch.arange(channels)
+    counts = torch.bincount(cells.flatten(), minlength=width * channels)
+    return counts.view(channels, width).float() / samples
+
+
 def _gaussian_gain(scales: Tensor) -> Tensor:
     """E[x ⌊x⌉] / E[⌊x⌉²] of a Gaussian of each scale; float64."""
-    symbols = torch.arange(1, _REACH + 1, dtype=torch.float64)[:, None]
+    symbols = torch.arange(1, REACH + 1, dtype=torch.float64)[:, None]
     edges = [(symbols - 0.5) / scales, (symbols + 0.5) / scales]
     density = [torch.exp(-edge.square() / 2) / math.sqrt(2 * math.pi) for edge in edges]
     mass = torch.special.ndtr(-edges[0]) - torch.special.ndtr(-edges[1])
