@@ -25,18 +25,11 @@ from splitcodec.files import atomic_path, sha256_of_file, write_text
 from splitcodec.inputs.tokens import read_tokens
 from splitcodec.settings import Mode, Tuning, changes_front, check_mode, describe
 from splitcodec.splitting.model import SplitModel
+from splitcodec.training.batches import from_stores, from_tokens, in_batches
 from splitcodec.training.fitting import FITTERS, TrainingData
 from splitcodec.training.loop import Log, recipe_of
 from splitcodec.training.sensitivity import load_sensitivity
-from splitcodec.training.tuning import (
-    Changes,
-    Learning,
-    from_stores,
-    from_tokens,
-    in_batches,
-    start_end_to_end,
-    tune,
-)
+from splitcodec.training.tuning import Changes, JointTraining, Learning, start_end_to_end
 
 
 @dataclass(frozen=True)
@@ -268,7 +261,8 @@ def _tune(
         seed=wanted.seed,
     )
     checkpoint = _tuning_checkpoint(material)
-    return tune(learning, codec, draw, total, held_out, recipe, checkpoint, log)
+    training = JointTraining(learning, codec, draw, total, held_out)
+    return training.run(recipe, checkpoint, log)
 
 
 _POLISHING = ("model", "references", "validation", "validation_references")

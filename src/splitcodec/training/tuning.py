@@ -8,7 +8,6 @@ factors learn in place of weights.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from splitcodec.activations.moments import ordinary_tokens
-from splitcodec.activations.store import Activations, Batch, mask_of
 from splitcodec.codecs.base import Codec
 from splitcodec.codecs.catalogue import is_baseline
 from splitcodec.codecs.klt import scaled_identity
@@ -30,33 +28,14 @@ from splitcodec.inputs.tokens import TokenTable
 from splitcodec.settings import Mode, Tuning, changes_front
 from splitcodec.splitting.changes import back_modules, changes_between, untie_head
 from splitcodec.splitting.model import SplitModel
+from splitcodec.training.batches import Draw, TrainingBatch, read_batch
 from splitcodec.training.fitting import codec_groups, transform_groups
 from splitcodec.training.loop import Figures, Log, Loop, Phase, accelerator_for
 from splitcodec.training.weights import autocast, rows_of_batch, weight_groups
 
-_VALIDATION_BATCH = 8
 _START_SEQUENCES = 32
 
 Changes = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """Sequences of one batch, padded on the right.
-
-    tokens (batch, tokens), lengths (batch,); representation at the split and final representation
-    of the original model, (batch, tokens, channels) each, where they are needed.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    representation: Tensor | None = None
-    reference: Tensor | None = None
-
-    @property
-    def mask(self) -> Tensor:
-        """(batch, tokens) bool: true where there is a token."""
-        return mask_of(self.lengths, self.tokens.shape[1])
 
 
 @dataclass(frozen=True)
@@ -201,7 +180,7 @@ def start_end_to_end(
         return build_codec(name, original.channels, hyperparameters)
     torch.manual_seed(learning.seed)
     rows = range(min(_START_SEQUENCES, len(tokens.sequences)))
-    sample = _from_tokens(tokens, list(rows), original.device)
+    sample = read_batch(tokens, list(rows), original.device)
     with torch.no_grad():
         values = original.front(sample.tokens, learning.split).float()
     usable = ordinary_tokens(values, sample.mask)
@@ -216,65 +195,81 @@ def start_end_to_end(
     return codec
 
 
-def tune(
-    learning: Learning,
-    codec: Codec,
-    draw: Callable[[list[int]], TrainingBatch],
-    total: int,
-    validation: list[TrainingBatch],
-    recipe: str,
-    checkpoint: Path,
-    log: Log,
-) -> tuple[Codec, Changes]:
-    """Train model and codec on the `total` sequences that `draw` gives by number.
+class JointTraining:
+    """The losses of model and codec on the `total` sequences that `draw` gives by number.
 
-    Raises TrainingError when training diverges, or a step's batches cannot be shared evenly.
+    Raises TrainingError when the batches of a step cannot be shared evenly among processes.
     """
-    settings, coded = learning.tuning, LearningPair(learning, codec)
-    accelerator = accelerator_for(learning.original.device)
-    parallel = accelerator.prepare_model(coded) if accelerator.num_processes > 1 else coded
-    batches, rest = divmod(
-        settings.sequences // settings.batch_sequences, accelerator.num_processes
-    )
-    if rest or not batches:
-        raise TrainingError(
-            f"{settings.sequences // settings.batch_sequences} batches a step cannot be shared by "
-            f"{accelerator.num_processes} processes; change sequences or batch_sequences"
+
+    def __init__(
+        self,
+        learning: Learning,
+        codec: Codec,
+        draw: Draw,
+        total: int,
+        validation: list[TrainingBatch],
+    ) -> None:
+        self.learning = learning
+        self.settings = learning.tuning
+        self.pair = LearningPair(learning, codec)
+        self.draw = draw
+        self.total = total
+        self.validation = validation
+        self._accelerator = accelerator_for(learning.original.device)
+        several = self._accelerator.num_processes > 1
+        self._parallel = self._accelerator.prepare_model(self.pair) if several else self.pair
+        self._batches = self._batches_of_a_process()
+
+    def run(self, recipe: str, checkpoint: Path, log: Log) -> tuple[Codec, Changes]:
+        """Train from the checkpoint or the start; raises TrainingError when training diverges."""
+        settings = self.settings
+        phase = Phase(
+            "tuning",
+            settings.steps,
+            settings.warm_up_steps,
+            self.pair.groups,
+            self._loss,
+            tokens=settings.sequences * self.validation[0].tokens.shape[1],
+            batches=self._batches,
+            gradient_clip=settings.gradient_clip,
+            validate=self._validate,
+            validate_every=settings.validate_every,
+            patience=settings.patience,
         )
+        seed = self.learning.seed
+        Loop(self.pair, [phase], seed, recipe, checkpoint, log, self._accelerator).run()
+        return self.pair.result()
 
-    def figures(rate: Tensor, distortion: Tensor) -> Figures:
-        return {"bits_per_token": rate.item(), _NAMES[settings.loss]: distortion.item()}
+    def _batches_of_a_process(self) -> int:
+        batches = self.settings.sequences // self.settings.batch_sequences
+        own, rest = divmod(batches, self._accelerator.num_processes)
+        if rest or not own:
+            raise TrainingError(
+                f"{batches} batches a step cannot be shared by {self._accelerator.num_processes} "
+                "processes; change sequences or batch_sequences"
+            )
+        return own
 
-    def loss(step: int, batch: int) -> tuple[Tensor, Figures]:
-        number = accelerator.process_index * batches + batch
-        rows = rows_of_batch(settings, total, learning.seed, step, number)
-        rate, distortion = parallel(draw(rows))
+    def _loss(self, step: int, batch: int) -> tuple[Tensor, Figures]:
+        settings, learning = self.settings, self.learning
+        number = self._accelerator.process_index * self._batches + batch
+        rows = rows_of_batch(settings, self.total, learning.seed, step, number)
+        rate, distortion = self._parallel(self.draw(rows))
         grown = min(1.0, (step + 1) / (settings.rate_warm_up_steps + 1))
-        total_loss = distortion + grown * learning.rate_weight * (rate + _penalty(codec))
-        return total_loss, figures(rate, distortion)
+        loss = distortion + grown * learning.rate_weight * (rate + _penalty(self.pair.codec))
+        return loss, self._figures(rate, distortion)
 
-    def validate() -> Figures:
-        weights = torch.tensor([float(sample.lengths.sum()) for sample in validation])
-        pairs = torch.tensor([[part.item() for part in coded(sample)] for sample in validation])
+    def _validate(self) -> Figures:
+        """Distortion + λ · rate on the validation partition, with real rounding."""
+        samples = self.validation
+        weights = torch.tensor([float(sample.lengths.sum()) for sample in samples])
+        pairs = torch.tensor([[part.item() for part in self.pair(sample)] for sample in samples])
         rate, distortion = weights @ pairs / weights.sum()
-        objective = distortion + learning.rate_weight * rate
-        return {"loss": objective.item(), **figures(rate, distortion)}
+        objective = distortion + self.learning.rate_weight * rate
+        return {"loss": objective.item(), **self._figures(rate, distortion)}
 
-    phase = Phase(
-        "tuning",
-        settings.steps,
-        settings.warm_up_steps,
-        coded.groups,
-        loss,
-        tokens=settings.sequences * validation[0].tokens.shape[1],
-        batches=batches,
-        gradient_clip=settings.gradient_clip,
-        validate=validate,
-        validate_every=settings.validate_every,
-        patience=settings.patience,
-    )
-    Loop(coded, [phase], learning.seed, recipe, checkpoint, log, accelerator).run()
-    return coded.result()
+    def _figures(self, rate: Tensor, distortion: Tensor) -> Figures:
+        return {"bits_per_token": rate.item(), _NAMES[self.settings.loss]: distortion.item()}
 
 
 _NAMES = {"cross-entropy": "cross_entropy", "kl": "kl"}
@@ -282,45 +277,3 @@ _NAMES = {"cross-entropy": "cross_entropy", "kl": "kl"}
 
 def _penalty(codec: Codec) -> Tensor | float:
     return codec.penalty() if isinstance(codec, TransformCodec) else 0.0
-
-
-def from_stores(
-    activations: Activations, references: Activations | None, device: torch.device
-) -> Callable[[list[int]], TrainingBatch]:
-    """Draws stored sequences, with the original's final representation if it is given."""
-
-    def draw(rows: list[int]) -> TrainingBatch:
-        batch: Batch = activations.read(rows).to(device)
-        reference = references.read(rows).representation.to(device) if references else None
-        return TrainingBatch(batch.tokens, batch.lengths, batch.representation, reference)
-
-    return draw
-
-
-def from_tokens(
-    tokens: TokenTable, original: SplitModel, reference: bool
-) -> Callable[[list[int]], TrainingBatch]:
-    """Draws token sequences, with the original's final representation if it is wanted."""
-
-    def draw(rows: list[int]) -> TrainingBatch:
-        sample = _from_tokens(tokens, rows, original.device)
-        if not reference:
-            return sample
-        with torch.no_grad():
-            final = original.front(sample.tokens, original.blocks)
-        return TrainingBatch(sample.tokens, sample.lengths, reference=final)
-
-    return draw
-
-
-def _from_tokens(tokens: TokenTable, rows: list[int], device: torch.device) -> TrainingBatch:
-    sequences = [torch.from_numpy(tokens.sequences[row]) for row in rows]
-    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
-    padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-    return TrainingBatch(padded.to(device), lengths)
-
-
-def in_batches(draw: Callable[[list[int]], TrainingBatch], total: int) -> list[TrainingBatch]:
-    """All sequences in order, for validation."""
-    starts = range(0, total, _VALIDATION_BATCH)
-    return [draw(list(range(i, min(i + _VALIDATION_BATCH, total)))) for i in starts]
