@@ -12,7 +12,7 @@ A feature map (batch, C, H, W) is cut into patches of p × p positions, each fla
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import read_json
 from splitcodec.splitting.layouts import ImageLayout
-from splitcodec.splitting.model import SplitModel
+from splitcodec.splitting.model import SplitModel, with_parts
 
 if TYPE_CHECKING:
     from splitcodec.splitting.cache import PartCache
@@ -175,16 +175,6 @@ class SplitImageModel(SplitModel):
             return states
         side = math.isqrt(states.shape[1]) * self.patch
         return nn.functional.fold(states.mT, side, self.patch, stride=self.patch)
-
-
-def with_parts(model: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
-    """A shallow copy of `model` in which the modules at some paths are others."""
-    copied = copy.copy(model)
-    copied._modules = dict(model._modules)
-    for path, part in parts.items():
-        name, _, rest = path.partition(".")
-        copied._modules[name] = with_parts(copied._modules[name], {rest: part}) if rest else part
-    return copied
 
 
 def _passing(embedding: nn.Module) -> nn.Module:

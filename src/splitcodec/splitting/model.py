@@ -12,7 +12,7 @@ a call with it continues where the last one ended.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -246,19 +246,28 @@ class SplitModel(nn.Module):
 
         A part that starts after the first block adds no positions.
         """
-        whole, layout = self._decoder, self._layout
-        part = copy.copy(whole)
-        part._modules = dict(whole._modules)
-        part.config = _config_of_part(whole.config, first, last)
-        setattr(part, layout.blocks, self._all_blocks[first:last])
+        layout = self._layout
+        parts: dict[str, nn.Module] = {layout.blocks: self._all_blocks[first:last]}
         if last is not None:
-            setattr(part, layout.norm, nn.Identity())
+            parts[layout.norm] = nn.Identity()
         if first > 0 and layout.positions:
-            setattr(part, layout.positions, _NoPositions())
+            parts[layout.positions] = _NoPositions()
+        part = with_parts(self._decoder, parts)
+        part.config = _config_of_part(part.config, first, last)
         keeps = cache is not None and len(cache) > 0
         return part(
             **inputs, past_key_values=cache if keeps else None, use_cache=keeps
         ).last_hidden_state
+
+
+def with_parts(model: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
+    """A shallow copy of `model` in which the modules at some paths are others."""
+    copied = copy.copy(model)
+    copied._modules = dict(model._modules)
+    for path, part in parts.items():
+        name, _, rest = path.partition(".")
+        copied._modules[name] = with_parts(copied._modules[name], {rest: part}) if rest else part
+    return copied
 
 
 @contextmanager
