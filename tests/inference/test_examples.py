@@ -6,7 +6,7 @@ from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
 from splitcodec.inference.examples import Extent, examples
-from splitcodec.inputs.tokens import Prompts
+from splitcodec.inputs.tokenisers import Prompts
 
 
 @pytest.fixture(scope="module")

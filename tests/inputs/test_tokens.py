@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from splitcodec.errors import InputError, SettingsError
-from splitcodec.inputs import tokens as module
+from splitcodec.inputs import tokenisers
 from splitcodec.inputs.models import fetch_model
 from splitcodec.inputs.text import fetch_text
 from splitcodec.inputs.tokens import read_tokens, share_out, spread, tokenise
@@ -104,10 +104,8 @@ def test_short_documents_leave_their_share_to_long_ones(cut):
 
 def test_documents_are_read_again_only_until_there_are_enough(cut, monkeypatch):
     seen = []
-    encode = module._Encoder.encode
-    monkeypatch.setattr(
-        module._Encoder, "encode", lambda self, text: seen.append(text) or encode(self, text)
-    )
+    kind, encode = tokenisers.WindowEncoder, tokenisers.WindowEncoder.encode
+    monkeypatch.setattr(kind, "encode", lambda self, text: seen.append(text) or encode(self, text))
     assert len(cut(everything(2)).sequences) == 2
     assert len(seen) <= 3
 
@@ -115,7 +113,7 @@ def test_documents_are_read_again_only_until_there_are_enough(cut, monkeypatch):
 def test_a_long_text_is_tokenised_in_pieces_to_the_same_tokens(cut, monkeypatch):
     rule = Partition(documents=["1900_a"], sequences=1000)
     whole = cut(rule)
-    monkeypatch.setattr(module, "_PIECE_CHARACTERS", 64)
+    monkeypatch.setattr(tokenisers, "_PIECE_CHARACTERS", 64)
     pieces = cut(rule)
     assert all(map(np.array_equal, whole.sequences, pieces.sequences))
 
@@ -123,8 +121,8 @@ def test_a_long_text_is_tokenised_in_pieces_to_the_same_tokens(cut, monkeypatch)
 @given(st.text(alphabet=" ab\n", max_size=60), st.integers(1, 20))
 def test_pieces_join_to_the_text(text, length):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_PIECE_CHARACTERS", length)
-        pieces = list(module._pieces(text))
+        patch.setattr(tokenisers, "_PIECE_CHARACTERS", length)
+        pieces = list(tokenisers._pieces(text))
     assert "".join(pieces) == text
     assert all(len(piece) <= length for piece in pieces)
 

@@ -115,7 +115,7 @@ def generate(
     from splitcodec.codecs.registry import load_codec
     from splitcodec.evaluation.bitstreams import model_of_codec
     from splitcodec.inference.generation import generate
-    from splitcodec.inputs.tokens import Prompts
+    from splitcodec.inputs.tokenisers import Prompts
 
     prompts = Prompts.load(model)
     loaded_codec, meaning = load_codec(codec, coder)

@@ -111,7 +111,7 @@ def examples(
     from splitcodec.activations.store import Activations
     from splitcodec.files import write_sealed_json
     from splitcodec.inference.examples import Extent, examples
-    from splitcodec.inputs.tokens import Prompts
+    from splitcodec.inputs.tokenisers import Prompts
 
     store, prompts = Activations(activations), Prompts.load(model)
     loaded = load_model(model, model_dtype, store.metadata)

@@ -29,7 +29,7 @@ from splitcodec.evaluation.bitstreams import (
     representation_of,
 )
 from splitcodec.inference.generation import generate
-from splitcodec.inputs.tokens import Prompts
+from splitcodec.inputs.tokenisers import Prompts
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import compare_logits, logit_chunks
 

@@ -5,7 +5,6 @@ windows are taken follows from the parameters and the text alone: nothing here i
 """
 
 import itertools
-import math
 import re
 import tempfile
 from bisect import bisect_right
@@ -21,21 +20,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from splitcodec.errors import InputError, SettingsError, reason_of
+from splitcodec.errors import SettingsError
 from splitcodec.files import atomic_path
 from splitcodec.inputs.models import read_identity
 from splitcodec.inputs.shards import Shard
 from splitcodec.inputs.tables import open_table, read_columns, table_writer, with_meaning
+from splitcodec.inputs.tokenisers import WindowEncoder
 from splitcodec.progress import progress
 from splitcodec.settings import Partition
 
 SCHEMA = pa.schema(
     [("document", pa.string()), ("sequence", pa.int32()), ("tokens", pa.list_(pa.int32()))]
 )
-SHORTEST = 16
-"""Tokens below which the rest at a document's end is left out."""
-
-_PIECE_CHARACTERS = 1 << 20
 _ROW_GROUP_SEQUENCES = 1024
 _GROUPS_HELD = 64
 
@@ -132,7 +128,7 @@ def tokenise(
     names = _names(file, documents)
     chosen = choose_documents(names, partition, rule, others)
     identity = read_identity(model)
-    encoder = _Encoder.load(model, sequence_length, start_token)
+    encoder = WindowEncoder.load(model, sequence_length, start_token)
     meaning = {
         "model": model.name,
         "model_hash": identity["weights_sha256"],
@@ -238,118 +234,6 @@ def _select(names: list[str], rule: Partition) -> list[int]:
     return list(range(len(names))[start:stop])
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """A tokeniser and how its tokens are cut into windows."""
-
-    tokeniser: Any
-    start: int | None
-    length: int
-
-    @classmethod
-    def load(cls, model: Path, length: int, start_token: bool) -> Self:
-        config, tokeniser = _load_tokeniser(model)
-        context = getattr(config, "max_position_embeddings", None) or math.inf
-        if length > context:
-            raise SettingsError(
-                f"text.sequence_length {length} exceeds the {context} positions of {model.name}"
-            )
-        start = _start_of(tokeniser)
-        if start_token and start is None:
-            raise SettingsError(
-                f"the tokeniser of {model.name} has no start token; set text.start_token to false"
-            )
-        return cls(tokeniser, start if start_token else None, length)
-
-    @property
-    def body(self) -> int:
-        """Tokens of text in a full window."""
-        return self.length - (self.start is not None)
-
-    @property
-    def shortest(self) -> int:
-        """Tokens of the shortest window that is kept, start token included."""
-        return min(SHORTEST, self.length)
-
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids (tokens,) int32 of a document, without special tokens."""
-        pieces = list(_pieces(text))
-        ids = self.tokeniser(
-            pieces, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return np.concatenate([np.array(piece, np.int32) for piece in ids])
-
-    def windows(self, tokens: int) -> int:
-        """Into how many windows a document of so many tokens falls."""
-        full, rest = divmod(tokens, self.body)
-        return full + (rest > 0 and rest + self.length - self.body >= self.shortest)
-
-    def window(self, tokens: np.ndarray, number: int) -> np.ndarray:
-        """One window of a document's tokens, headed by the start token."""
-        body = tokens[number * self.body : (number + 1) * self.body]
-        return body if self.start is None else np.concatenate([[np.int32(self.start)], body])
-
-
-def _load_tokeniser(model: Path) -> tuple[Any, Any]:
-    """Configuration and tokeniser of a model's directory."""
-    # Imported here: reading tokens should not cost the seconds that transformers takes.
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        config = AutoConfig.from_pretrained(model, local_files_only=True)
-        return config, AutoTokenizer.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the model in {model}: {reason_of(error)}") from None
-
-
-def _start_of(tokeniser: Any) -> int | None:
-    return tokeniser.eos_token_id if tokeniser.bos_token_id is None else tokeniser.bos_token_id
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts as the sequences of `tokenise` are: headed by the start token, where there is one."""
-
-    tokeniser: Any
-
-    @classmethod
-    def load(cls, model: Path) -> Self:
-        """Of the model in a directory; raises InputError if it cannot be read."""
-        return cls(_load_tokeniser(model)[1])
-
-    @property
-    def stop(self) -> frozenset[int]:
-        """Ids that end a text."""
-        end = self.tokeniser.eos_token_id
-        return frozenset() if end is None else frozenset([end])
-
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids (tokens,) int64 of a prompt."""
-        start = _start_of(self.tokeniser)
-        ids = self.tokeniser(text, add_special_tokens=False)["input_ids"]
-        return np.array([*([] if start is None else [start]), *ids], np.int64)
-
-    def decode(self, tokens: list[int]) -> str:
-        """The text of token ids, without special ones."""
-        return self.tokeniser.decode(tokens, skip_special_tokens=True)
-
-    def pieces(self, tokens: list[int]) -> list[str]:
-        """The text that each token adds; where several make one character, the last adds it."""
-        texts = [self.decode(tokens[: count + 1]).rstrip("\ufffd") for count in range(len(tokens))]
-        return [after[len(before) :] for before, after in itertools.pairwise(["", *texts])]
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Cut a long text before a word, where tokenisers cut anyway, so that memory stays bounded."""
-    start = 0
-    while len(text) - start > _PIECE_CHARACTERS:
-        stop = text.rfind(" ", start + 1, start + _PIECE_CHARACTERS)
-        stop = start + _PIECE_CHARACTERS if stop < 0 else stop
-        yield text[start:stop]
-        start = stop
-    yield text[start:]
-
-
 class _Spill:
     """Tokens of documents, on disk while it is not yet known which windows will be taken."""
 
@@ -380,7 +264,7 @@ def _encode(
     path: Path,
     chosen: list[int],
     wanted: int,
-    encoder: _Encoder,
+    encoder: WindowEncoder,
     spill: _Spill,
 ) -> dict[int, int]:
     """Encode documents until `wanted` of them have a window, or all are done.
@@ -415,7 +299,7 @@ def _texts(file: pq.ParquetFile, path: Path, rows: list[int]) -> Iterator[str]:
         first = after
 
 
-def _windows(encoder: _Encoder, tokens: np.ndarray, quota: int) -> Iterator[np.ndarray]:
+def _windows(encoder: WindowEncoder, tokens: np.ndarray, quota: int) -> Iterator[np.ndarray]:
     """`quota` windows of a document's tokens, at even distances."""
     count = encoder.windows(len(tokens))
     return (encoder.window(tokens, (2 * i + 1) * count // (2 * quota)) for i in range(quota))
