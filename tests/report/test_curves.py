@@ -12,7 +12,6 @@ from splitcodec.report.curves import (
     compare,
     curve_name,
     curves_of,
-    headlines,
     name_order,
     rate_at,
     rate_at_divergence,
@@ -180,33 +179,11 @@ def test_order_of_curves(built):
     assert names == sorted(set(names), key=name_order)
 
 
-def test_headline_is_the_ratio_at_the_int4_point(built):
-    points = read_points(built / "points.parquet")
-    found = {(item.name, item.split): item for item in headlines(points)}
-    assert found.keys() == {(name, k) for name in ("klt", "hyperprior") for k in (10, 20)}
-    item = found["klt", 20]
-    assert item.anchor_rate == 2115
-    assert item.quality == pytest.approx(27.95)
-    assert 858 < item.rate < 1235  # between the points of perplexity 28.01 and 27.27
-    assert item.ratio == pytest.approx(item.rate / 2115)
-    assert f"klt needs {item.ratio:.2f} of the bits of int4-groups-of-32 + Z" in item.sentence
-    ratios = [item.ratio for item in headlines(points)]
-    assert ratios == sorted(ratios)
-
-
-def test_the_rate_at_equal_divergence_follows_a_power_law(built):
+def test_the_rate_at_equal_divergence_follows_a_power_law():
     points = curve([3.0, 3.1, 3.4], [1600, 800, 400]).points.assign(kl=[0.01, 0.04, 0.16])
     power = Curve("m", 1, "klt", points)
     assert rate_at_divergence(power, 0.02) == pytest.approx(800 * 2**0.5)
     assert rate_at_divergence(power, 0.2) is None
-    item = headlines(read_points(built / "points.parquet"))[0]
-    assert f"{item.at_divergence:.2f} at equal divergence" in item.sentence
-
-
-def test_no_headline_beyond_the_measured_range(built):
-    points = read_points(built / "points.parquet")
-    assert headlines(points[points["perplexity"] > 28]) == []
-    assert headlines(points[points["codec"] != "int4"]) == []
 
 
 def test_every_curve_is_compared_with_int_zstd_of_its_split(built):

@@ -8,8 +8,9 @@ import synthetic
 from matplotlib.colors import to_hex
 
 from splitcodec.files import read_json
-from splitcodec.report.curves import curves_of, headlines, rate_at_divergence
+from splitcodec.report.curves import curves_of, rate_at_divergence
 from splitcodec.report.figures import draw, rate_by_split, time_per_token
+from splitcodec.report.headlines import headlines
 from splitcodec.report.rd_figure import rd_curve
 from splitcodec.report.style import save, styles_of
 from splitcodec.report.table import read_points

@@ -5,8 +5,8 @@ import pytest
 import synthetic
 
 from splitcodec.errors import InputError
-from splitcodec.report.curves import headlines
 from splitcodec.report.figures import draw
+from splitcodec.report.headlines import headlines
 from splitcodec.report.page import Material, write_report
 from splitcodec.report.table import COLUMNS, read_points
 

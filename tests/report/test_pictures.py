@@ -9,8 +9,9 @@ from rich.console import Console
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_json
 from splitcodec.report.cards import write_cards
-from splitcodec.report.curves import curves_of, headlines, rate_at_level
+from splitcodec.report.curves import curves_of, rate_at_level
 from splitcodec.report.figures import draw, rate_by_split, time_per_token
+from splitcodec.report.headlines import headlines
 from splitcodec.report.metrics import metrics_of
 from splitcodec.report.page import Material, write_report
 from splitcodec.report.pictures import read_pictures, rivalries

@@ -7,7 +7,8 @@ from rich.text import Text
 
 from splitcodec.errors import InputError
 from splitcodec.files import write_json
-from splitcodec.report.curves import compare, headlines
+from splitcodec.report.curves import compare
+from splitcodec.report.headlines import headlines
 from splitcodec.report.summary import print_summary
 from splitcodec.report.table import read_points
 

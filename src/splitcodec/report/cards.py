@@ -14,7 +14,7 @@ import pandas as pd
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_json, write_text
 from splitcodec.report.table import perplexity_increase, read_points
-from splitcodec.report.terms import PICTURES, TEXT
+from splitcodec.report.terms import PICTURES, terms_of_point
 
 _SHOWN = {
     "lambda": "λ",
@@ -113,7 +113,7 @@ def card_of_point(
             "data_hash": own["data_hash"],
         },
         "uncoded_cross_entropy": float(own["cross_entropy_uncoded"]),
-        "rates_by": (PICTURES if pd.notna(own["bits_per_picture"]) else TEXT).unit,
+        "rates_by": terms_of_point(own).unit,
         "points": [_point(row) for row in points],
         "hardware": own["hardware"],
         "versions": codec["versions"],
@@ -121,7 +121,7 @@ def card_of_point(
 
 
 def _point(row: dict[str, Any]) -> dict[str, Any]:
-    names = _SHOWN_OF_PICTURES if pd.notna(row["bits_per_picture"]) else _SHOWN
+    names = _SHOWN_OF_PICTURES if terms_of_point(row) is PICTURES else _SHOWN
     row = row | {"perplexity_increase_percent": perplexity_increase(row)}
     values = {name: None if pd.isna(row[name]) else float(row[name]) for name in names}
     return values | {"hash": row["codec_hash"]}

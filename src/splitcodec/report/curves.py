@@ -32,7 +32,7 @@ MINIMUM_POINTS = 3
 _GRID = 512
 _SMALL_LOSS = 0.002
 """Nats below which a loss is taken as it is and not its logarithm: noise may make it negative."""
-_BASELINES = [f"{kind} + {coder}" for kind in ("int", "fp16") for coder in reversed(CODERS)]
+BASELINES = [f"{kind} + {coder}" for kind in ("int", "fp16") for coder in reversed(CODERS)]
 
 
 @dataclass(frozen=True)
@@ -140,44 +140,6 @@ class Comparison:
     ratio: RateRatio | None
 
 
-@dataclass(frozen=True)
-class Headline:
-    """A codec's rate against int4 in groups of 32 with Zstandard, at that point's quality.
-
-    `divergence`: that point's, in nats; `at_divergence`: the same ratio there, which few documents
-    tell more sharply than their perplexity; None for image models, whose quality it is, and where
-    the codec was not measured on both sides of it.
-    """
-
-    model: str
-    split: int
-    name: str
-    ratio: float
-    rate: float
-    anchor_rate: float
-    terms: Terms
-    quality: float
-    at_divergence: float | None
-    divergence: float
-
-    @property
-    def place(self) -> tuple[str, int]:
-        """Model and split."""
-        return self.model, self.split
-
-    @property
-    def sentence(self) -> str:
-        """The comparison in words, for people."""
-        terms = self.terms
-        divergence = f", {self.at_divergence:.2f} at equal divergence" if self.at_divergence else ""
-        return (
-            f"{self.model}, split {self.split}: {self.name} needs {self.ratio:.2f} of the bits of "
-            f"int4-groups-of-32 + Zstandard at equal {terms.quality} ({self.rate:,.0f} against "
-            f"{self.anchor_rate:,.0f} bits per {terms.unit} at {terms.said(self.quality)})"
-            f"{divergence}"
-        )
-
-
 def curve_name(codec: str, coder: str) -> str:
     """Name of the curve a point belongs to: `klt`, `int + zstd`, `fp16 + raw`, …"""
     if not is_baseline(codec):
@@ -187,8 +149,8 @@ def curve_name(codec: str, coder: str) -> str:
 
 def name_order(name: str) -> tuple[bool, int, str]:
     """Sort key of curve names: learned codecs, then integers, then fp16; best coder first."""
-    if name in _BASELINES:
-        return True, _BASELINES.index(name), name
+    if name in BASELINES:
+        return True, BASELINES.index(name), name
     return False, 0, name
 
 
@@ -294,48 +256,6 @@ def compare(points: pd.DataFrame) -> list[Comparison]:
         bd = bd_rate(anchor, curve) if known else None
         found.append(Comparison(curve, bd, rate_ratio(curve, anchor) if known else None))
     return found
-
-
-def headlines(points: pd.DataFrame) -> list[Headline]:
-    """Every learned codec against int4-groups-of-32 + Zstandard, smallest ratio first.
-
-    Codecs whose range does not hold that point's cross-entropy have no headline.
-    """
-    curves = curves_of(points)
-    rows = {
-        (anchor.model, anchor.split): row
-        for anchor in curves
-        if anchor.name == ANCHOR
-        for row in anchor.mean[anchor.mean["codec"] == ANCHOR_POINT].to_dict("records")
-    }
-    found = []
-    for curve in curves:
-        row = rows.get((curve.model, curve.split))
-        if row is None or curve.name in _BASELINES:
-            continue
-        found += [headline] if (headline := _headline(curve, row)) else []
-    return sorted(found, key=lambda headline: headline.ratio)
-
-
-def _headline(curve: Curve, anchor: dict[str, float]) -> Headline | None:
-    """`curve` at the quality of a point of the anchor."""
-    text, anchor_rate = curve.terms is TEXT, anchor[curve.rate]
-    alike = rate_at_divergence(curve, anchor["kl"])
-    rate = rate_at(curve, anchor["cross_entropy"]) if text else alike
-    if rate is None:
-        return None
-    return Headline(
-        curve.model,
-        curve.split,
-        curve.name,
-        rate / anchor_rate,
-        rate,
-        anchor_rate,
-        curve.terms,
-        curve.terms.value(anchor["cross_entropy"], curve.uncoded),
-        alike / anchor_rate if text and alike else None,
-        anchor["kl"],
-    )
 
 
 def _common(one: Curve, other: Curve) -> tuple[float, float]:

@@ -84,7 +84,7 @@ def rate_by_split(
     styles = styles_of(points)
     curves = [curve for curve in curves_of(points) if curve.model == model]
     names = sorted({curve.name for curve in curves}, key=name_order)
-    terms, scales = curves[0].terms, {curve.split: curve.tokens_a_unit for curve in curves}
+    terms = curves[0].terms
     with mpl.rc_context(PARAMETERS):
         figure, axes = new_figure(3.4, width=width)
         for name in names:
@@ -95,15 +95,7 @@ def rate_by_split(
             bounded = [_bounded(curve, bounds) for curve in mine]
             label = f"bound ({name})"
             _draw_by_split(axes, bounded, linestyle=":", mfc="none", label=label, **look)
-        for limit in bounds:
-            bits = limit["covariance"]["representation_bits_per_token"]
-            if bits is None:  # too few tokens for a bound
-                continue
-            bits *= scales.get(limit["split"], math.nan)
-            axes.plot(limit["split"], bits, "_", color=FAINT, markersize=22, markeredgewidth=1.4)
-        if bounds:
-            look = {"color": FAINT, "markersize": 9, "markeredgewidth": 1.4}
-            axes.plot([], [], "_", label="bound (representation)", **look)
+        _draw_bounds(axes, bounds, {curve.split: curve.tokens_a_unit for curve in curves})
         if references:
             bits = references["token_ids_bits_per_token"]
             axes.axhline(
@@ -132,6 +124,19 @@ def _draw_by_split(axes: Axes, curves: list[Curve], **look: Any) -> None:
     known = {split: rate for split, rate in rates.items() if rate is not None}
     if known:
         axes.plot(list(known), list(known.values()), **look)
+
+
+def _draw_bounds(axes: Axes, bounds: list[dict[str, Any]], scales: dict[int, float]) -> None:
+    """The Gaussian bound of the representation; `scales` has `tokens_a_unit` of each split."""
+    for limit in bounds:
+        bits = limit["covariance"]["representation_bits_per_token"]
+        if bits is None:  # too few tokens for a bound
+            continue
+        bits *= scales.get(limit["split"], math.nan)
+        axes.plot(limit["split"], bits, "_", color=FAINT, markersize=22, markeredgewidth=1.4)
+    if bounds:
+        look = {"color": FAINT, "markersize": 9, "markeredgewidth": 1.4}
+        axes.plot([], [], "_", label="bound (representation)", **look)
 
 
 def _draw_rival(axes: Axes, curve: Curve, style: Style) -> None:

@@ -18,8 +18,9 @@ from markupsafe import Markup
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json, write_text
-from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, Curve, compare, curves_of, headlines
+from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, Curve, compare, curves_of
 from splitcodec.report.figures import INCREASE
+from splitcodec.report.headlines import headlines
 from splitcodec.report.matrix import matrices, read_documents
 from splitcodec.report.page_data import example_name, page_data, point_name
 from splitcodec.report.phases import phases
@@ -110,13 +111,7 @@ def write_report(points: Path, material: Material, html: Path) -> None:
         [read_json(path) for path in paths]
         for paths in (material.references, material.bounds, material.codecs, material.examples)
     )
-    environment = Environment(
-        loader=PackageLoader("splitcodec.report", "template"),
-        autoescape=lambda name: ".html" in (name or ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
 
     def source(name: str) -> Markup:
         """Our own style sheet or script, as it stands."""
@@ -155,6 +150,16 @@ def write_report(points: Path, material: Material, html: Path) -> None:
         point_name=point_name,
     )
     write_text(html, page)
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("splitcodec.report", "template"),
+        autoescape=lambda name: ".html" in (name or ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _words(table: pd.DataFrame) -> dict[str, Any]:

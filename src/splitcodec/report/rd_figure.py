@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
-from splitcodec.report.curves import ANCHOR, Curve, bd_rate, curves_of, headlines
+from splitcodec.report.curves import ANCHOR, Curve, bd_rate, curves_of
+from splitcodec.report.headlines import headlines
 from splitcodec.report.metrics import (
     FEATURE_ERROR,
     KL,

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from splitcodec.codecs.catalogue import is_baseline
 from splitcodec.files import read_json
-from splitcodec.report.curves import ANCHOR, compare, curves_of, headlines
+from splitcodec.report.curves import ANCHOR, compare, curves_of
+from splitcodec.report.headlines import headlines
 from splitcodec.report.possible import coding_ms
 from splitcodec.report.table import IMAGES, perplexity_increase, read_points
 from splitcodec.report.terms import PICTURES, TEXT, all_terms, terms_of

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from splitcodec import __version__
 from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path, read_json, write_json
+from splitcodec.report.terms import PICTURES, terms_of_point
 
 EVALUATION, LATENCY, CODEC, RUN = "evaluation", "latency", "codec.json", "run"
 
@@ -151,8 +152,8 @@ def write_metrics(points: Path, out: Path) -> None:
         place = metrics.setdefault(row["model"], {}).setdefault(f"split{row['split']}", {})
         weighed = [f"{name}{row[name]:g}" for name in ("lambda", "seed") if pd.notna(row[name])]
         name = "-".join([row["codec"], row["coder"], *weighed])
-        of_pictures = pd.notna(row["bits_per_picture"])
-        kept = ("bits_per_picture", "kl") if of_pictures else ("bits_per_token_file", "perplexity")
+        terms = terms_of_point(row)
+        kept = (terms.rate, "kl" if terms is PICTURES else "perplexity")
         place[name] = {key: row[key] for key in kept}
     write_json(out, metrics)
 

@@ -61,6 +61,11 @@ def terms_of(points: pd.DataFrame) -> Terms:
     return PICTURES if points[PICTURES.rate].notna().all() else TEXT
 
 
+def terms_of_point(row: dict[str, Any]) -> Terms:
+    """Of one row."""
+    return PICTURES if pd.notna(row[PICTURES.rate]) else TEXT
+
+
 def all_terms(points: pd.DataFrame) -> list[Terms]:
     """Of all models of a table, each once, those of text first."""
     found = {terms_of(rows) for _, rows in points.groupby("model")}

@@ -14,6 +14,7 @@ from splitcodec.files import read_json, sha256_of_file
 from splitcodec.report.curves import ANCHOR_POINT, Comparison, Curve, compare, curve_name
 from splitcodec.report.figures import styles_of
 from splitcodec.report.table import COLUMNS, NUMBER, perplexity_increase
+from splitcodec.report.terms import PICTURES, terms_of_point
 
 GOOD_ENOUGH = 5.0
 """Percent of perplexity, or hundredths of nats, that the point shown by a parent run may lose."""
@@ -172,7 +173,7 @@ def _decimal(value: float) -> str:
 
 
 def _said(row: dict[str, Any]) -> str:
-    if pd.notna(row["bits_per_picture"]):
+    if terms_of_point(row) is PICTURES:
         bits = f"{row['bits_per_picture']:,.0f} bits per picture (file)"
         return f"{point_name(row)}: {bits}, divergence {row['kl']:.4f} nats"
     return (
