@@ -8,7 +8,7 @@ from small_world import one_line, uniform
 from splitcodec.codecs.registry import load_codec
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.training.run import Material, recipe, set_rate, train
-from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
+from splitcodec.training.sensitivity import save_sensitivity
 
 SPLIT = 2
 SMALL = {
@@ -60,21 +60,6 @@ def test_bad_hyperparameters_name_their_place(codec, changes, place):
 def test_an_unknown_codec_names_the_known():
     with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, factorised"):
         recipe("vq", [0.1], 0, {})
-
-
-@pytest.fixture(scope="module")
-def material(world, tmp_path_factory):
-    train_store = world.activations(SPLIT, "train")
-    matrix = measure_sensitivity(world.model, {SPLIT: train_store}, 8, 4, 0)[SPLIT]
-    path = tmp_path_factory.mktemp("sensitivity") / "split2.safetensors"
-    save_sensitivity(path, matrix, {"split": SPLIT})
-    return dict(
-        sensitivity=path,
-        references=world.store(3, "train"),
-        validation=world.store(SPLIT, "validation"),
-        validation_references=world.store(3, "validation"),
-        model=world.model,
-    )
 
 
 def fit(world, folder, material, codec="klt", split=SPLIT, rate_weight=0.01, **changes):

@@ -15,7 +15,6 @@ from splitcodec.evaluation.fidelity import evaluate
 from splitcodec.splitting.changes import LEFT, RIGHT
 from splitcodec.training import loop
 from splitcodec.training.run import Material, recipe, train
-from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
 
 SPLIT = 2
 SMALL = {"side_channels": 4, "width": 16, "heads": 2, "steps": 3, "polish_steps": 0}
@@ -33,19 +32,8 @@ CODECS = {
 
 
 @pytest.fixture(scope="module")
-def material(world, tmp_path_factory):
-    activations = world.activations(SPLIT, "train")
-    matrix = measure_sensitivity(world.model, {SPLIT: activations}, 8, 4, 0)[SPLIT]
-    path = tmp_path_factory.mktemp("sensitivity") / "split2.safetensors"
-    save_sensitivity(path, matrix, {"split": SPLIT})
-    return dict(
-        sensitivity=path,
-        references=world.store(3, "train"),
-        validation=world.store(SPLIT, "validation"),
-        validation_references=world.store(3, "validation"),
-        model=world.model,
-        tokens=world.tokens("train"),
-    )
+def material(material, world):
+    return material | {"tokens": world.tokens("train")}
 
 
 def fit(world, material, folder, mode, codec="hyperprior", seed=0, **tuning):
