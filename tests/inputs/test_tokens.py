@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from small_world import one_line
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.inputs import tokenisers
 from splitcodec.inputs.models import fetch_model
@@ -237,3 +239,13 @@ def test_every_beginning_of_the_spread_order_covers_the_range(count):
     for taken in range(1, count + 1):
         edges = [-1, *sorted(order[:taken]), count]
         assert max(b - a for a, b in itertools.pairwise(edges)) <= 4 * count / taken + 1
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": "1.0"}', "[]"])
+def test_a_damaged_tokeniser_gives_one_clear_line(model, tmp_path, text):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model, damaged)
+    (damaged / "tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match=f"cannot read the model in {damaged}: ") as caught:
+        tokenisers.Prompts.load(damaged)
+    assert one_line(caught.value)

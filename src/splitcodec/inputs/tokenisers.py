@@ -114,7 +114,8 @@ def _load_tokeniser(model: Path) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(model, local_files_only=True)
         return config, AutoTokenizer.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # transformers, tokenizers and json raise many kinds here, some of them bare Exception
         raise InputError(f"cannot read the model in {model}: {reason_of(error)}") from None
 
 
