@@ -273,9 +273,10 @@ def _forge_table(data: bytes, random: Random, path: Path) -> bytes:
             names = random.sample(schema.names, random.randrange(1, len(schema.names)))
             tables = [table.select(names) for table in tables]
             schema = pa.schema([schema.field(name) for name in names], schema.metadata)
-        with table_writer(path, schema) as writer:
+        with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
             for table in random.choice([tables, tables[::-1], tables[:1], []]):
                 writer.write_table(table.cast(schema))
+        seal(path)
         return path.read_bytes()
     path.write_bytes(mutate(data, random))
     with contextlib.suppress(Exception):
@@ -292,7 +293,11 @@ def _tokens(folder: Path) -> Iterator[Reader]:
     def read(data: bytes) -> list[Any]:
         path.write_bytes(data)
         table = read_tokens(path)
-        return [table.documents, [s.tolist() for s in table.sequences], json.dumps(table.metadata)]
+        return [
+            list(table.documents),
+            [s.tolist() for s in table.sequences],
+            json.dumps(table.metadata),
+        ]
 
     original, forge = path.read_bytes(), functools.partial(_forge_table, path=path)
     yield Reader("tokens", original, read)

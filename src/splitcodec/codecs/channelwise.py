@@ -28,7 +28,9 @@ class ChannelwiseCodec(TransformCodec):
         size = _CACHED_TOKENS if tokens.device.type == "cpu" else len(tokens)
         parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
         own = [steps.flatten(0, 1)[part] if self.levels else steps for part in parts]
-        symbols = torch.cat([self._symbols(tokens[p], s) for p, s in zip(parts, own, strict=True)])
+        symbols = torch.empty(len(tokens), self.kept, dtype=torch.int32, device=tokens.device)
+        for part, its_steps in zip(parts, own, strict=True):
+            symbols[part] = self._symbols(tokens[part], its_steps)
         symbols = symbols.view(*mask.shape[:2], self.kept)
         coder.put(symbols, self._indexes(known, mask), self.tables("latent"))
         return [symbols]
@@ -42,7 +44,7 @@ class ChannelwiseCodec(TransformCodec):
         return self.reconstruct(increment.float()), [symbols]
 
     def _symbols(self, deviation: Tensor, steps: Tensor | float) -> Tensor:
-        """Of deviations (tokens, channels); (tokens, kept) int32, as float64 finds them."""
+        """Of deviations (tokens, channels); (tokens, kept) whole numbers, as float64 finds them."""
         latent = in_steps(self.latent(deviation), steps)
         symbols = latent.round()
         tokens, channels = self.doubtful(deviation, distances(latent, symbols), steps=steps)
@@ -50,7 +52,7 @@ class ChannelwiseCodec(TransformCodec):
             exact = self.latent_at(deviation, tokens, channels)
             own = steps[tokens, 0] if isinstance(steps, Tensor) else steps
             symbols[tokens, channels] = in_steps(exact, own).round_().to(symbols)
-        return symbols.to(torch.int32)
+        return symbols
 
     def positions(self, known: Known) -> Tensor | None:
         """Where the scales of tokens at levels lie among the coding tables."""
