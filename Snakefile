@@ -30,14 +30,6 @@ include: "workflow/rules/bounds.smk"
 include: "workflow/rules/report.smk"
 
 
-rule all:
-    default_target: True
-    input:
-        rules.report_page.output,
-        rules.cards.output if CODECS else [],
-        rules.track.output,
-
-
 # The phases by name, as dvc.yaml calls them.
 rule inputs:
     input:
@@ -53,7 +45,11 @@ rule activations:
 
 rule codecs:
     input:
-        CODEC_JSON,
+        [
+            f"{RESULTS}/codecs/{point}/{file}"
+            for point in ALL_POINTS
+            for file in CODEC_FILES
+        ],
 
 
 rule bitstreams:
@@ -76,3 +72,19 @@ rule evaluation:
 rule all_bounds:
     input:
         BOUNDS,
+
+
+# All that is a result. What it was made from (tokens, representations, sensitivity) may be deleted
+# for its size, and is made again when something needs it.
+rule all:
+    default_target: True
+    input:
+        rules.codecs.input,
+        rules.bitstreams.input,
+        rules.evaluation.input,
+        rules.all_bounds.input,
+        rules.collect.output,
+        rules.figures.output,
+        rules.cards.output if CODECS else [],
+        rules.report_page.output,
+        rules.track.output,

@@ -54,15 +54,14 @@ DtypeOption = Annotated[Dtype, typer.Option(help="in which the model runs")]
 def load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any:
     """The model, if it is the one that the artefacts of these meanings were made with."""
     from splitcodec.devices import device
-    from splitcodec.inputs.models import read_identity
+    from splitcodec.inputs.models import verified_identity
     from splitcodec.splitting.loading import load_split_model
 
-    patch = next((meaning["patch"] for meaning in meanings if "patch" in meaning), 1)
-    model = load_split_model(directory, dtype.value, str(device()), patch)
-    own = read_identity(directory)["weights_sha256"]
+    own = verified_identity(directory)["weights_sha256"]
     if any(meaning["model_hash"] != own for meaning in meanings):
         raise InputError(f"{directory} is not the model that the given files were made with")
-    return model
+    patch = next((meaning["patch"] for meaning in meanings if "patch" in meaning), 1)
+    return load_split_model(directory, dtype.value, str(device()), patch)
 
 
 def check_outs(codec: list[Path], out: list[Path]) -> None:

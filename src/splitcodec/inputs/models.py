@@ -72,6 +72,16 @@ def read_identity(directory: Path) -> dict[str, Any]:
     return identity
 
 
+def verified_identity(directory: Path) -> dict[str, Any]:
+    """`read_identity` of a model whose weights are still those; raises InputError if not."""
+    identity = read_identity(directory)
+    if _digest(_glob(directory, _WEIGHTS)) != identity["weights_sha256"]:
+        raise InputError(
+            f"{directory} is damaged (its weights have another hash); delete it and make it again"
+        )
+    return identity
+
+
 def _fill(directory: Path, source: ModelSource, raw: Path) -> None:
     match source:
         case RandomSource():
