@@ -8,6 +8,7 @@ for name, settings in MODELS.items():
         kept = temp if sharded else str
         whole = f"{RESULTS}/activations/{name}"
         place = f"{whole}/{SHARD}" if sharded else whole
+        suffix = f"-{SHARD}" if sharded else ""
 
         rule:
             name:
@@ -18,9 +19,9 @@ for name, settings in MODELS.items():
             output:
                 [kept(path.replace(whole, place)) for path in extracted(name)[part]],
             log:
-                log_of(f"extract/{name}/{part}" + sharded * "/shard{shard}"),
+                log_of(f"extract/{name}/{part}{suffix}"),
             benchmark:
-                benchmark_of(f"extract/{name}/{part}" + sharded * "/shard{shard}")
+                benchmark_of(f"extract/{name}/{part}{suffix}")
             threads: 2
             resources:
                 **needs("extract"),
@@ -29,17 +30,18 @@ for name, settings in MODELS.items():
                     tokens=[inputs_of(name, partition) for partition in partitions],
                     split=settings.splits,
                     final=final,
+                    shard=(
+                        f"{{shard}}/{SETTINGS.activations.shards}" if sharded else None
+                    ),
+                    out=place,
                     model_dtype=settings.dtype,
                     patch=settings.patch,
                     **SETTINGS.activations.model_dump(exclude={"shards"}),
                 ),
-                shard=f"--shard {{shard}}/{SETTINGS.activations.shards}" * sharded,
-                out=place,
             message:
                 f"extracting {', '.join(partitions)}"
             shell:
-                "splitcodec extract --model {input.model} {params.args} {params.shard}"
-                " --out {params.out} > {log} 2>&1"
+                "splitcodec extract --model {input.model} {params.args} > {log} 2>&1"
 
     rule:
         name:
