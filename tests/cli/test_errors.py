@@ -1,7 +1,9 @@
 """Whatever a user does wrong: one line that names it, an exit status, and nothing left behind."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,6 +73,14 @@ def truncated(path, tmp_path):
 
 def test_an_unknown_model_directory(extract, tmp_path):
     assert "nowhere holds no model" in extract(model=tmp_path / "nowhere").complaint
+
+
+def test_one_changed_bit_of_a_models_weights(extract, world, tmp_path):
+    model = Path(shutil.copytree(world.model_directory, tmp_path / "model"))
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-7] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    assert f"{model} is damaged (its weights have another hash)" in extract(model=model).complaint
 
 
 @pytest.mark.parametrize("split", [0, -1, 4, 99])
