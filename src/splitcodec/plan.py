@@ -11,7 +11,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import InputError, SettingsError, reason_of
+from splitcodec.files import read_json
 from splitcodec.settings import Mode, Settings, changes_front
 from splitcodec.settings.codecs import Codec
 from splitcodec.settings.inputs import Model
@@ -205,13 +206,16 @@ def measured(results: Path, data: Path = Path("data/models")) -> Device:
 
 def _speed(path: Path, data: Path) -> float | None:
     """Operations a second of the training that made a codec, if the model learned in it."""
-    meaning = json.loads(path.read_text(encoding="utf-8"))
+    meaning = read_json(path)
     if meaning["mode"] in ("none", "frozen"):
         return None
-    log = path.with_name("training.jsonl").read_text(encoding="utf-8")
-    entries = [json.loads(line) for line in log.splitlines()]
-    # The first entry has the start of everything in it.
-    speeds = [e["tokens_per_second"] for e in entries if e["phase"] == "tuning"][1:]
+    log = path.with_name("training.jsonl")
+    try:
+        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        # The first entry has the start of everything in it.
+        speeds = [e["tokens_per_second"] for e in entries if e["phase"] == "tuning"][1:]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{log} cannot be read ({reason_of(error)}); train again") from None
     shape = _shape_in(data / meaning["model"])
     if shape is None:
         raise InputError(f"{data / meaning['model']} is gone, on which {path.parent} was trained")

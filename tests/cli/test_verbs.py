@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -11,6 +12,8 @@ import torch
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.registry import load_codec
 from splitcodec.coding.container import Container
+
+ROOT = Path(__file__).parents[2]
 
 # Places say what is what, as in results/<experiment>.
 PLACE = "model/split2"
@@ -277,3 +280,26 @@ def test_a_model_is_made_from_text(run, world, tmp_path):
                *(flag for pair in sizes for flag in ("--set", pair)))  # fmt: skip
     assert done.code == 0, done.error
     assert (tmp_path / "model/splitcodec.json").is_file()
+
+
+def test_a_plan_from_measured_trainings_says_so_and_scales(run, tmp_path, monkeypatch):
+    model, codec = tmp_path / "data/models/small", tmp_path / "results/codecs/a"
+    for folder in (model, codec):
+        folder.mkdir(parents=True)
+    shape = {"n_layer": 12, "n_embd": 768, "vocab_size": 50257}
+    (model / "config.json").write_text(json.dumps(shape))
+    meaning = {"mode": "end-to-end", "model": "small", "split": 3}
+    (codec / "codec.json").write_text(json.dumps(meaning))
+    entries = [{"phase": "tuning", "tokens_per_second": 1e5}] * 2
+    (codec / "training.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    params = ROOT / "params/paper.yaml"
+    monkeypatch.chdir(tmp_path)
+    hours = []
+    for speedup in (1, 4):
+        said = run("plan", params, "--measured", "results", "--speedup", speedup).out
+        assert "the 74.1 TFLOP/s that the trainings of results reached" in said
+        hours.append(float(re.search(r"^codecs +\d+ +([\d.]+)", said, re.MULTILINE)[1]))
+    assert hours[0] == pytest.approx(4 * hours[1], rel=0.02)
+    (codec / "training.jsonl").unlink()
+    complaint = run("plan", params, "--measured", "results").complaint
+    assert "training.jsonl cannot be read" in complaint

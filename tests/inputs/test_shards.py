@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from splitcodec.activations.extraction import extract
 from splitcodec.activations.store import Activations
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import InputError, SettingsError, SplitcodecError
 from splitcodec.inputs.shards import Shard, join
-from splitcodec.inputs.tables import verify_table
+from splitcodec.inputs.tables import table_writer, verify_table, with_meaning
 from splitcodec.inputs.text import fetch_text
 from splitcodec.inputs.tokens import read_tokens, tokenise
 from splitcodec.settings import FilesSource, Partition
@@ -84,7 +85,7 @@ def test_only_all_shards_of_one_whole_are_joined(world, tmp_path):
     out = tmp_path / "joined.parquet"
     with pytest.raises(InputError, match="shard 2 is missing"):
         join([first, third], out)
-    with pytest.raises(InputError, match="one is there twice"):
+    with pytest.raises(InputError, match="shard 3 is there twice"):
         join([first, second, third, Path(shutil.copyfile(third, tmp_path / "again"))], out)
     with pytest.raises(InputError, match="is no shard"):
         join([world.store(2, "train")], out)
@@ -93,6 +94,19 @@ def test_only_all_shards_of_one_whole_are_joined(world, tmp_path):
     with pytest.raises(InputError, match="not shards of one whole"):
         join([first, others[1]], out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [(3, "is no shard"), ("2/999999999", "shard 1 is missing"), ("x", "is no part of a whole")],
+)
+def test_what_a_file_says_of_itself_is_not_trusted(tmp_path, said, complaint):
+    path = tmp_path / "forged.parquet"
+    schema = with_meaning(pa.schema([("sequence", pa.int32())]), "tokens", {"shard": said})
+    with table_writer(path, schema) as writer:
+        writer.write_table(pa.table({"sequence": [1]}, schema=schema))
+    with pytest.raises(SplitcodecError, match=complaint):
+        join([path], tmp_path / "joined.parquet")
 
 
 def test_a_damaged_shard_is_named(world, tmp_path):

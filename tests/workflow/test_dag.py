@@ -1,6 +1,7 @@
 """The real workflow on the tiny configuration, once; every test looks at what it left."""
 
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -104,6 +105,8 @@ def test_shards_give_the_bytes_of_one_job(checkout):
     done = snakemake(checkout, *targets, "--config", "activations={shards: 3}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert [(place / store).read_bytes() for store in stores] == before
+    logs = {path.stem for path in place.glob("logs/extract/random-llama/*.log")}
+    assert logs >= {"train-shard1", "train-shard2", "train-shard3"}
     assert not [*place.glob("activations/*/shard*/*/*")]
 
 
@@ -113,6 +116,27 @@ def test_tokenising_is_shared_by_documents(checkout):
     done = snakemake(checkout, target, "--config", "text={shards: 2}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "shard" not in read_tokens(checkout / target).metadata
+    logs = checkout.glob("results/tiny/logs/tokenise/random-llama/*.log")
+    assert {path.stem for path in logs} == {"shard1", "shard2", "join"}
+
+
+@pytest.mark.parametrize(
+    ("lost", "rule"),
+    [
+        ("figures/time-random-llama.png", "figures"),
+        ("bounds/random-llama/split1.json", "bounds"),
+        ("points.parquet", "collect"),
+        ("codecs/random-llama/split1/klt/lambda0.001-seed0/codec.safetensors", "train_codec"),
+    ],
+)
+def test_a_lost_result_is_made_again_without_being_named(checkout, lost, rule):
+    path = checkout / "results/tiny" / lost
+    aside = path.rename(checkout / path.name)
+    try:
+        wanted = snakemake(checkout, "--dry-run")
+    finally:
+        aside.rename(path)
+    assert re.search(rf"^{rule} +1$", wanted.stdout + wanted.stderr, re.MULTILINE)
 
 
 def test_bad_parameters_are_all_named_before_anything_runs(tmp_path):

@@ -234,20 +234,21 @@ def plan(
 ) -> None:
     """Say what an experiment will take: jobs, GPU-hours and storage."""
     from splitcodec import plan as planning
-    from splitcodec.plan import Device, Shape, shape_of
     from splitcodec.settings import load_settings
 
     settings = load_settings(params)
     try:
         given = {
-            name: Shape(*map(int, size.split("x")))
+            name: planning.Shape(*map(int, size.split("x")))
             for name, _, size in (text.partition("=") for text in shape)
         }
     except (TypeError, ValueError):
         raise SettingsError(f"--shape {shape}: write gpt2=12x768x50257") from None
-    shapes = {model.name: shape_of(model, given) for model in settings.models}
-    device = planning.measured(measured) if measured else Device(teraflops, utilisation)
-    lines = planning.plan(settings, shapes, Device(device.teraflops * speedup, device.utilisation))
+    shapes = {model.name: planning.shape_of(model, given) for model in settings.models}
+    arithmetic = planning.Device(teraflops, utilisation)
+    device = planning.measured(measured) if measured else arithmetic
+    faster = planning.Device(device.teraflops * speedup, device.utilisation)
+    lines = planning.plan(settings, shapes, faster)
     print(f"{'phase':12} {'jobs':>6} {'GPU-hours':>10} {'GB':>10}")
     for line in lines:
         print(f"{line.phase:12} {line.jobs:6} {line.gpu_hours:10.1f} {line.bytes / 1e9:10.1f}")

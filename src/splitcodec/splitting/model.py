@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -279,10 +280,7 @@ def _reading(directory: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"cannot load the model in {directory}: {reason_of(error)}") from None
-    except Exception as error:
-        # safetensors raises a class of its own that derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise InputError(
             f"{directory} is damaged ({reason_of(error)}); delete it and fetch again"
         ) from None
