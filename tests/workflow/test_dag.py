@@ -84,6 +84,25 @@ def test_a_second_run_has_nothing_to_do(checkout):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+@pytest.mark.parametrize(
+    ("lost", "rule"),
+    [
+        ("figures/time-random-llama.png", "figures"),
+        ("bounds/random-llama/split1.json", "bounds"),
+        ("points.parquet", "collect"),
+        ("codecs/random-llama/split1/klt/lambda0.001-seed0/codec.safetensors", "train_codec"),
+    ],
+)
+def test_a_lost_result_is_made_again_without_being_named(checkout, lost, rule):
+    path = checkout / "results/tiny" / lost
+    aside = path.rename(checkout / path.name)
+    try:
+        wanted = snakemake(checkout, "--dry-run")
+    finally:
+        aside.rename(path)
+    assert re.search(rf"^{rule} +1$", wanted.stdout + wanted.stderr, re.MULTILINE)
+
+
 def test_lost_artefacts_come_back_byte_for_byte(checkout):
     place = checkout / "results/tiny"
     codec = "random-llama/split1/hyperprior/lambda0.001-seed0"
@@ -118,25 +137,6 @@ def test_tokenising_is_shared_by_documents(checkout):
     assert "shard" not in read_tokens(checkout / target).metadata
     logs = checkout.glob("results/tiny/logs/tokenise/random-llama/*.log")
     assert {path.stem for path in logs} == {"shard1", "shard2", "join"}
-
-
-@pytest.mark.parametrize(
-    ("lost", "rule"),
-    [
-        ("figures/time-random-llama.png", "figures"),
-        ("bounds/random-llama/split1.json", "bounds"),
-        ("points.parquet", "collect"),
-        ("codecs/random-llama/split1/klt/lambda0.001-seed0/codec.safetensors", "train_codec"),
-    ],
-)
-def test_a_lost_result_is_made_again_without_being_named(checkout, lost, rule):
-    path = checkout / "results/tiny" / lost
-    aside = path.rename(checkout / path.name)
-    try:
-        wanted = snakemake(checkout, "--dry-run")
-    finally:
-        aside.rename(path)
-    assert re.search(rf"^{rule} +1$", wanted.stdout + wanted.stderr, re.MULTILINE)
 
 
 def test_bad_parameters_are_all_named_before_anything_runs(tmp_path):
