@@ -155,9 +155,9 @@ def test_a_foreign_file_says_so(tmp_path):
 
 def test_another_version_says_so(path):
     data = bytearray(path.read_bytes())
-    struct.pack_into("<H", data, len(MAGIC), 3)
+    struct.pack_into("<H", data, len(MAGIC), 2)
     path.write_bytes(data)
-    refused(path, "version 3")
+    refused(path, "version 2")
 
 
 def with_header(path, text):

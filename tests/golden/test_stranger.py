@@ -21,7 +21,7 @@ CRC = google_crc32c.value
 def container(data):
     """Header, and (tokens, payload) of all chunks, read front to back."""
     magic, version, size = struct.unpack_from("<8sHI", data)
-    assert (magic, version) == (b"\x89RDC\r\n\x1a\n", 2)
+    assert (magic, version) == (b"\x89RDC\r\n\x1a\n", 3)
     place = 14 + size
     header, seed = json.loads(data[14:place]), data[place : place + 4]
     assert seed == struct.pack("<I", CRC(data[:place]))
@@ -100,7 +100,7 @@ def learned(codec, kind, tokens, payload, embedding):
         scale = codec["table_gain"][tables] * np.exp(2 * level * np.log(64 / 0.11) / 63)
     q = stream.under(codec, "latent").symbols(tables.flatten()).reshape(tokens, kept)
     stream.end()
-    assert zlib.crc32(sent + q.tobytes()) == checksum
+    assert CRC(sent + q.tobytes()) == checksum
     m = np.tile(codec["mean"], (tokens, 1))
     m[0] = codec["first_mean"]
     if ids is not None:

@@ -9,7 +9,7 @@ from splitcodec.codecs.transform import Past, TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
 
-_CACHED_TOKENS = 256
+_CACHED_TOKENS = 512
 """Tokens at a time, so that a processor's cache holds what is computed of them."""
 
 
@@ -29,8 +29,9 @@ class ChannelwiseCodec(TransformCodec):
         parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
         own = [steps.flatten(0, 1)[part] if self.levels else steps for part in parts]
         symbols = torch.empty(len(tokens), self.kept, dtype=torch.int32, device=tokens.device)
+        errors = self.float32_errors()
         for part, its_steps in zip(parts, own, strict=True):
-            symbols[part] = self._symbols(tokens[part], its_steps)
+            symbols[part] = self._symbols(tokens[part], its_steps, errors)
         symbols = symbols.view(*mask.shape[:2], self.kept)
         coder.put(symbols, self._indexes(known, mask), self.tables("latent"))
         return [symbols]
@@ -43,11 +44,12 @@ class ChannelwiseCodec(TransformCodec):
         increment = self.increment(symbols, self.positions(known), known)
         return self.reconstruct(increment.float()), [symbols]
 
-    def _symbols(self, deviation: Tensor, steps: Tensor | float) -> Tensor:
+    def _symbols(self, deviation: Tensor, steps: Tensor | float, errors: Tensor) -> Tensor:
         """Of deviations (tokens, channels); (tokens, kept) whole numbers, as float64 finds them."""
         latent = in_steps(self.latent(deviation), steps)
         symbols = latent.round()
-        tokens, channels = self.doubtful(deviation, distances(latent, symbols), steps=steps)
+        off = distances(latent, symbols)
+        tokens, channels = self.doubtful(deviation, off, errors, steps=steps)
         if len(tokens):
             exact = self.latent_at(deviation, tokens, channels)
             own = steps[tokens, 0] if isinstance(steps, Tensor) else steps

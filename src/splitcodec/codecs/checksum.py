@@ -5,9 +5,9 @@ noise; the container's checksum cannot see that, since the bytes are intact. Thi
 """
 
 import struct
-import zlib
 from dataclasses import dataclass
 
+import google_crc32c
 from torch import Tensor
 
 from splitcodec.errors import BitstreamError
@@ -16,9 +16,9 @@ _FORMAT = struct.Struct("<I")
 
 
 def checksum(*symbols: Tensor, after: int = 0) -> int:
-    """CRC-32 of integer symbols (any shapes, int32) that follow others with the CRC-32 `after`."""
+    """CRC-32C of integer symbols (any shapes, int32) that follow others of the CRC-32C `after`."""
     for part in symbols:
-        after = zlib.crc32(part.contiguous().numpy(), after)
+        after = google_crc32c.extend(after, part.numpy().tobytes())
     return after
 
 

@@ -55,7 +55,7 @@ class StatelessStream:
 class CheckedStream:
     """Of a codec that remembers: a packet is a u16 and a rANS stream as in a whole sequence.
 
-    The u16, little-endian, is the lower half of the CRC-32 of all symbols so far.
+    The u16, little-endian, is the lower half of the CRC-32C of all symbols so far.
     """
 
     def __init__(self, codec: "TransformCodec") -> None:

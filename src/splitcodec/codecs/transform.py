@@ -12,7 +12,7 @@ reconstruction gain of a coarsely coded channel shrinks it like everything else.
 Symbols are coded by densities: a codec names them in `densities`, and each one's integer tables are
 kept, and saved, under its name.
 
-A sequence's payload is a u32, little-endian, the CRC-32 of its symbols, and one rANS stream of
+A sequence's payload is a u32, little-endian, the CRC-32C of its symbols, and one rANS stream of
 them: token ids where they are sent, levels where there are some, then what the codec adds.
 
 All that decides a symbol is as float64 computes it, so that symbols do not depend on threads,
@@ -264,10 +264,15 @@ class TransformCodec(Codec):
         """(batch, tokens, kept), in quantiser steps of level zero."""
         return deviation @ self.analysis.T
 
+    def float32_errors(self) -> Tensor:
+        """Bound on what float32 does to each latent of a deviation of length one, (kept,)."""
+        return _FLOAT32_ERROR * self.analysis.norm(dim=-1)
+
     def doubtful(
         self,
         deviation: Tensor,
         distances: Tensor,
+        errors: Tensor,
         error: float = 0.0,
         steps: Tensor | float = 1.0,
     ) -> tuple[Tensor, Tensor]:
@@ -275,8 +280,8 @@ class TransformCodec(Codec):
 
         `distances` (tokens, kept) from the nearest integer: of the latents of deviations
         (tokens, channels), less what is known to an `error`, in `steps`, (tokens, 1) if a tensor.
+        `errors`: those of `float32_errors`.
         """
-        errors = _FLOAT32_ERROR * self.analysis.norm(dim=-1)
         sizes = deviation.norm(dim=-1, keepdim=True)
         # Nearly all tokens pass this test, under the largest of the channels' errors.
         largest = functional.pad(errors, (0, 1)).max()  # 0 if none is kept
