@@ -39,7 +39,10 @@ def wait_for(what, condition, process=None):
 
 
 def experiment():
-    """The tiny experiment with one split, fewer codecs, and trainings long enough to be killed."""
+    """The tiny experiment with one split, fewer codecs, and trainings long enough to be killed.
+
+    Two jobs share what is tokenised, and two what is extracted.
+    """
     params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text()) | {"experiment": "small"}
     params["models"][0]["splits"] = [1]
     codecs = {codec["name"]: codec for codec in params["codecs"]}
@@ -47,6 +50,8 @@ def experiment():
     codecs["hyperprior"]["set"] = codecs["hyperprior"]["set"] | {"steps": 500}
     params["codecs"] = [codecs["hyperprior"], codecs["back"]]
     params["baselines"] = {"codecs": ["int4"]}
+    params["text"] |= {"shards": 2}
+    params["activations"] = params.get("activations", {}) | {"shards": 2}
     return params
 
 
@@ -148,6 +153,7 @@ def test_every_rule_was_a_job(jobs):
     ran = {job["Comment"].removeprefix("rule_").split("_wildcards")[0] for job in jobs.values()}
     assert ran == {
         *("fetch_model", "fetch_text", "tokenise", "baselines"),
+        *("tokenise_shard", "join_tokens", "join_activations"),
         *("extract_train_random-llama", "extract_held_out_random-llama"),
         *("sensitivity_random-llama", "references", "train_codec", "tune_model"),
         *("encode_hyperprior", "encode_back", "encode_baselines"),
