@@ -101,7 +101,7 @@ def test_two_documents_of_one_name_are_refused(folder, tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{"text": ', r"a\.jsonl, row 2"),
         ("a.jsonl", b'{"text": 5}', r"a\.jsonl, row 1"),
         ("a.txt", b"\xff\xfe\x00", r"a\.txt is not UTF-8 text"),
-        ("a.txt", b"  \n", "hold no text"),
+        ("a.txt", b"  \n", "holds no text"),
         ("a.parquet", b"PAR1 but no more", r"a\.parquet is not a readable Parquet file"),
         ("a.pdf", b"%PDF", r"a\.pdf is none of \.txt"),
         ("b", b"x", "no file matches"),

@@ -38,7 +38,13 @@ TEXT = f"data/text/{SETTINGS.text.name}/documents.parquet" if SETTINGS.text else
 IMAGES = f"data/images/{SETTINGS.images.name}/images.parquet" if SETTINGS.images else []
 PARTITIONS = ["train", "validation", "evaluation"]
 SHARD = "shard{shard}"
-TOKENISED = PARTITIONS[1:] if SETTINGS.text and SETTINGS.text.shards > 1 else PARTITIONS
+SHARDS = {
+    "tokens": SETTINGS.text.shards if SETTINGS.text else 1,
+    "pixels": SETTINGS.images.shards if SETTINGS.images else 1,
+}
+WHOLE = {
+    kind: PARTITIONS[1:] if count > 1 else PARTITIONS for kind, count in SHARDS.items()
+}
 CODEC_FILES = ["codec.safetensors", "codec.json", "training.jsonl"]
 
 

@@ -78,7 +78,7 @@ if SETTINGS.text:
         output:
             [
                 f"{RESULTS}/tokens/{{model}}/{partition}.parquet"
-                for partition in TOKENISED
+                for partition in WHOLE["tokens"]
             ],
         log:
             log_of("tokenise/{model}"),
@@ -94,7 +94,7 @@ if SETTINGS.text:
                 sequence_length=SETTINGS.text.sequence_length,
                 start_token=SETTINGS.text.start_token,
             ),
-            part=flags(partition=TOKENISED),
+            part=flags(partition=WHOLE["tokens"]),
             out=f"{RESULTS}/tokens/{{model}}",
         message:
             "tokenising for {wildcards.model}"
@@ -102,7 +102,7 @@ if SETTINGS.text:
             "splitcodec tokenise --documents {input.documents} --model {input.model}"
             " {params.rules} {params.part} --out {params.out} > {log} 2>&1"
 
-    if SETTINGS.text.shards > 1:
+    if SHARDS["tokens"] > 1:
 
         use rule tokenise as tokenise_shard with:
             output:
@@ -113,26 +113,10 @@ if SETTINGS.text:
                 benchmark_of("tokenise/{model}/shard{shard}")
             params:
                 rules=rules.tokenise.params.rules,
-                part=f"--partition train --shard {{shard}}/{SETTINGS.text.shards}",
+                part=f"--partition train --shard {{shard}}/{SHARDS['tokens']}",
                 out=f"{RESULTS}/tokens/{{model}}/{SHARD}",
             message:
                 "tokenising shard {wildcards.shard} for {wildcards.model}"
-
-        rule join_tokens:
-            input:
-                shards_of(f"{RESULTS}/tokens/{{model}}/{SHARD}", SETTINGS.text.shards),
-            output:
-                f"{RESULTS}/tokens/{{model}}/train.parquet",
-            log:
-                log_of("tokenise/{model}/join"),
-            benchmark:
-                benchmark_of("tokenise/{model}/join")
-            resources:
-                **needs("tokenise"),
-            message:
-                "joining the tokens of {wildcards.model}"
-            shell:
-                "splitcodec join {input} --out {output} > {log} 2>&1"
 
 
 if SETTINGS.images:
@@ -165,7 +149,7 @@ if SETTINGS.images:
         output:
             [
                 f"{RESULTS}/pixels/{{model}}/{partition}.parquet"
-                for partition in PARTITIONS
+                for partition in WHOLE["pixels"]
             ],
         log:
             log_of("prepare/{model}"),
@@ -177,9 +161,48 @@ if SETTINGS.images:
             **needs("tokenise"),
         params:
             rules=flags(rule=rules_of(SETTINGS.images.partitions)),
+            part=flags(partition=WHOLE["pixels"]),
             out=f"{RESULTS}/pixels/{{model}}",
         message:
             "preparing pictures for {wildcards.model}"
         shell:
             "splitcodec prepare --images {input.images} --model {input.model}"
-            " {params.rules} --out {params.out} > {log} 2>&1"
+            " {params.rules} {params.part} --out {params.out} > {log} 2>&1"
+
+    if SHARDS["pixels"] > 1:
+
+        use rule prepare as prepare_shard with:
+            output:
+                temp(f"{RESULTS}/pixels/{{model}}/{SHARD}/train.parquet"),
+            log:
+                log_of("prepare/{model}/shard{shard}"),
+            benchmark:
+                benchmark_of("prepare/{model}/shard{shard}")
+            params:
+                rules=rules.prepare.params.rules,
+                part=f"--partition train --shard {{shard}}/{SHARDS['pixels']}",
+                out=f"{RESULTS}/pixels/{{model}}/{SHARD}",
+            message:
+                "preparing shard {wildcards.shard} of the pictures for {wildcards.model}"
+
+
+for kind, verb in {"tokens": "tokenise", "pixels": "prepare"}.items():
+    if SHARDS[kind] > 1:
+
+        rule:
+            name:
+                f"join_{kind}"
+            input:
+                shards_of(f"{RESULTS}/{kind}/{{model}}/{SHARD}", SHARDS[kind]),
+            output:
+                f"{RESULTS}/{kind}/{{model}}/train.parquet",
+            log:
+                log_of(f"{verb}/{{model}}/join"),
+            benchmark:
+                benchmark_of(f"{verb}/{{model}}/join")
+            resources:
+                **needs("tokenise"),
+            message:
+                f"joining the {kind} of {{wildcards.model}}"
+            shell:
+                "splitcodec join {input} --out {output} > {log} 2>&1"

@@ -1,7 +1,7 @@
-"""From packages, hubs and files to models and tokens."""
+"""From packages, hubs, files and data sets to models, tokens and pixels."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,12 +17,18 @@ from splitcodec.cli.common import (
     without,
 )
 from splitcodec.errors import SettingsError
-from splitcodec.settings import ImageSource, ModelSource, TextSource
+from splitcodec.settings import ImageSource, ModelSource, Partition, TextSource
 
-Kind = Annotated[str, typer.Option(help="pip, npm, hub, files or random")]
+if TYPE_CHECKING:
+    from splitcodec.inputs.shards import Shard
+
+Kind = Annotated[str, typer.Option(help="pip, npm, hub or files; random (model), dataset (text)")]
 Text = Annotated[str | None, typer.Option()]
 Number = Annotated[int | None, typer.Option()]
 Folder = Annotated[Path, typer.Option(help="directory; files are <partition>.parquet")]
+PartitionOption = Annotated[
+    list[str] | None, typer.Option(help="to write; all if left out; repeat for several")
+]
 
 
 @app.command()
@@ -63,8 +69,14 @@ def fetch_text(
     path: Text = None,
     repository: Text = None,
     revision: Text = None,
+    dataset: Annotated[str | None, typer.Option(help="name on the hub, or a folder")] = None,
+    configuration: Text = None,
+    split: Text = None,
+    text: Annotated[str | None, typer.Option(help="column of the texts")] = None,
+    id: Annotated[str | None, typer.Option(help="column of names")] = None,
+    documents: Annotated[int | None, typer.Option(help="at most so many rows")] = None,
 ) -> None:
-    """Fetch text from a package, a hub or files into one Parquet file of documents."""
+    """Fetch text from a package, a hub, files or a data set into one Parquet file of documents."""
     given = {key: value for key, value in locals().items() if key not in ("out", "separator")}
     source = validated(TextSource, given)
     from splitcodec.inputs.text import fetch_text
@@ -80,24 +92,30 @@ def tokenise(
     out: Folder,
     sequence_length: Annotated[int, typer.Option(min=2)] = 512,
     start_token: bool = True,
-    partition: Annotated[
-        list[str] | None, typer.Option(help="to write; all if left out; repeat for several")
-    ] = None,
+    partition: PartitionOption = None,
     shard: ShardOption = None,
 ) -> None:
     """Cut the documents of every partition, or some, into sequences of tokens."""
-    rules = read_rules(rule)
-    if unknown := set(partition or []) - rules.keys():
-        raise SettingsError(f"no --rule is of partition {min(unknown)}; give one")
-    from splitcodec.inputs.shards import Shard
+    rules, names, part = _parts(rule, partition, shard)
     from splitcodec.inputs.tokens import tokenise
 
-    part = Shard.parse(shard) if shard else None
-    for name in partition or rules:
+    for name in names:
         path = out / f"{name}.parquet"
         others = without(rules, name)
         how = (sequence_length, start_token, path, part)
         tokenise(documents, model, name, rules[name], others, *how)
+
+
+def _parts(
+    rule: list[str], partition: list[str] | None, shard: str | None
+) -> "tuple[dict[str, Partition], list[str], Shard | None]":
+    """The rules of all partitions, which of them to write, and which shard."""
+    rules = read_rules(rule)
+    if unknown := set(partition or []) - rules.keys():
+        raise SettingsError(f"no --rule is of partition {min(unknown)}; give one")
+    from splitcodec.inputs.shards import Shard
+
+    return rules, partition or list(rules), Shard.parse(shard) if shard else None
 
 
 @app.command()
@@ -105,7 +123,7 @@ def join(
     shards: Annotated[list[Path], typer.Argument(help="all shards of one file, in any order")],
     out: Out,
 ) -> None:
-    """Join the shards that tokenise or extract made to one file."""
+    """Join the shards that tokenise, prepare or extract made to one file."""
     from splitcodec.inputs.shards import join
 
     join(shards, out)
@@ -118,7 +136,7 @@ def fetch_images(
     ],
     out: Out,
 ) -> None:
-    """Fetch pictures from packages, a hub or folders into one Parquet file."""
+    """Fetch pictures from packages, a hub, folders or data sets into one Parquet file."""
     sources = [validated(ImageSource, parse_yaml(text)) for text in source]
     from splitcodec.inputs.images import fetch_images
 
@@ -131,10 +149,13 @@ def prepare(
     model: ModelDirectory,
     rule: Rules,
     out: Folder,
+    partition: PartitionOption = None,
+    shard: ShardOption = None,
 ) -> None:
-    """Make the pixels that a model reads of the pictures of every partition."""
-    rules = read_rules(rule)
+    """Make the pixels that a model reads of the pictures of every partition, or some."""
+    rules, names, part = _parts(rule, partition, shard)
     from splitcodec.inputs.pixels import prepare
 
-    for name, own in rules.items():
-        prepare(images, model, name, own, without(rules, name), out / f"{name}.parquet")
+    for name in names:
+        path = out / f"{name}.parquet"
+        prepare(images, model, name, rules[name], without(rules, name), path, part)

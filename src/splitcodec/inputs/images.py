@@ -1,8 +1,9 @@
-"""Images: from packages, hubs and folders to one Parquet file of named pictures.
+"""Images: from packages, hubs, folders and data sets to one Parquet file of named pictures.
 
 Columns: document (its name), label (the class, -1 where nobody knows), image (the file's bytes as
 they came); in order of name. Pictures that come twice, byte for byte, are kept once, so that
-partitions that are disjoint by name are disjoint by picture.
+partitions that are disjoint by name are disjoint by picture. Of each picture memory holds its name,
+class and hash; the pictures themselves wait on disk.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -17,55 +19,107 @@ from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import atomic_path, matching, sha256_of_file
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
+from splitcodec.inputs.streams import pictures
 from splitcodec.inputs.tables import table_writer, with_meaning
-from splitcodec.settings import HubSource, ImageSource, PackageSource
+from splitcodec.settings import HubSource, ImageDatasetSource, ImageSource, PackageSource
 
 SCHEMA = pa.schema([("document", pa.string()), ("label", pa.int32()), ("image", pa.binary())])
 UNKNOWN = -1
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_GROUP_BYTES = 1 << 22
+
+
+class _Picture(NamedTuple):
+    """A picture's name, class as it was found, hash, and where its bytes are: in a file of its own,
+    or among others."""
+
+    name: str
+    label: str | None
+    sha256: str
+    file: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 def fetch_images(sources: Sequence[ImageSource], out: Path) -> None:
     """Write the pictures of all `sources` to the Parquet file `out`.
 
-    A picture is named by its file's stem, after its source's `prefix`. A source's `label`, a
-    regular expression with one group, finds the class in a file's path: an integer, or a name, and
-    then classes are numbered in order of name, as of ImageNet's folders. Raises InputError when a
+    A picture is named by its file's stem, or its row's name in a data set, after its source's
+    `prefix`. A source's `label`, a regular expression with one group, finds the class in a file's
+    path, a data set has a column of them: an integer, or a name, and then classes are numbered in
+    order of name, as of ImageNet's folders. Raises InputError when a
     source cannot be had or two different pictures have one name; SettingsError for a bad `label`.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        pictures: dict[str, tuple[int, Path]] = {}
+        kept: dict[str, tuple[int, _Picture]] = {}
         seen: set[str] = set()
         for number, source in enumerate(sources):
-            for name, label, path in _pictures(source, Path(scratch, str(number))):
-                if (content := sha256_of_file(path)) in seen:
+            for label, picture in _labelled(_pictures(source, Path(scratch, str(number)))):
+                if picture.sha256 in seen:
                     continue
-                if name in pictures:
-                    raise InputError(f"two pictures are named {name!r}; give a source a prefix")
-                seen.add(content)
-                pictures[name] = (label, path)
-        rows = sorted(pictures.items())
+                if picture.name in kept:
+                    raise InputError(
+                        f"two pictures are named {picture.name!r}; give a source a prefix"
+                    )
+                seen.add(picture.sha256)
+                kept[picture.name] = (label, picture)
+        rows = [kept[name] for name in sorted(kept)]
         digest = hashlib.sha256("".join(sorted(seen)).encode()).hexdigest()
         meaning = {
             "sources": [source.model_dump() for source in sources],
             "sha256": digest,
             "documents": len(rows),
         }
-        schema = with_meaning(SCHEMA, "images", meaning)
-        with atomic_path(out) as temporary, table_writer(temporary, schema) as writer:
-            for name, (label, path) in rows:
-                columns = [[name], [label], [path.read_bytes()]]
-                writer.write_table(pa.table(columns, schema=SCHEMA))
+        with atomic_path(out) as temporary:
+            _write(temporary, rows, with_meaning(SCHEMA, "images", meaning))
 
 
-def _pictures(source: ImageSource, raw: Path) -> Iterator[tuple[str, int, Path]]:
-    """Name, label and file of every picture of a source."""
-    files = _files_of(source, raw)
-    found = [_label(source.label, file) for file in files]
-    classes = _classes([name for name in found if name is not None])
-    for file, name in zip(files, found, strict=True):
-        yield source.prefix + file.stem, UNKNOWN if name is None else classes[name], file
+def _write(path: Path, rows: list[tuple[int, _Picture]], schema: pa.Schema) -> None:
+    """Write pictures in row groups of at least `_GROUP_BYTES`, the last one perhaps less."""
+    with table_writer(path, schema) as writer:
+        group: list[tuple[str, int, bytes]] = []
+        held = 0
+        for label, picture in rows:
+            group.append((picture.name, label, picture.read()))
+            held += len(group[-1][-1])
+            if held >= _GROUP_BYTES:
+                writer.write_table(_columns(group, schema))
+                group, held = [], 0
+        if group:
+            writer.write_table(_columns(group, schema))
+
+
+def _columns(group: list[tuple[str, int, bytes]], schema: pa.Schema) -> pa.Table:
+    return pa.table([list(column) for column in zip(*group, strict=True)], schema=schema)
+
+
+def _labelled(found: Iterator[_Picture]) -> Iterator[tuple[int, _Picture]]:
+    """The pictures of a source with the numbers of their classes, which need all of them."""
+    whole = list(found)
+    classes = _classes({picture.label for picture in whole if picture.label is not None})
+    for picture in whole:
+        yield UNKNOWN if picture.label is None else classes[picture.label], picture
+
+
+def _pictures(source: ImageSource, raw: Path) -> Iterator[_Picture]:
+    """The pictures of a source; those of a data set are put one after the other into one file."""
+    if not isinstance(source.source, ImageDatasetSource):
+        for file in _files_of(source, raw):
+            label = _label(source.label, file)
+            yield _Picture(source.prefix + file.stem, label, sha256_of_file(file), file)
+        return
+    with raw.open("wb") as file:
+        for name, label, content in pictures(source.source):
+            digest = hashlib.sha256(content).hexdigest()
+            place = (raw, file.tell(), len(content))
+            file.write(content)
+            yield _Picture(source.prefix + name, label, digest, *place)
 
 
 def _files_of(source: ImageSource, raw: Path) -> list[Path]:
@@ -92,7 +146,7 @@ def _label(pattern: str | None, file: Path) -> str | None:
         raise SettingsError(f"label {pattern!r} is no expression with a group: {error}") from None
 
 
-def _classes(names: list[str]) -> dict[str, int]:
+def _classes(names: set[str]) -> dict[str, int]:
     if all(name.isdecimal() for name in names):
         return {name: int(name) for name in names}
-    return {name: number for number, name in enumerate(sorted(set(names)))}
+    return {name: number for number, name in enumerate(sorted(names))}

@@ -19,7 +19,14 @@ import pyarrow.parquet as pq
 from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path, sha256_of_file
 from splitcodec.inputs.models import read_identity
-from splitcodec.inputs.tables import open_table, read_columns, table_writer, with_meaning
+from splitcodec.inputs.shards import Shard
+from splitcodec.inputs.tables import (
+    RowGroups,
+    open_table,
+    read_columns,
+    table_writer,
+    with_meaning,
+)
 from splitcodec.inputs.tokens import choose_documents, share_out, spread
 from splitcodec.progress import progress
 from splitcodec.settings import Partition
@@ -76,9 +83,11 @@ def prepare(
     rule: Partition,
     others: dict[str, Partition],
     out: Path,
+    shard: Shard | None = None,
 ) -> None:
     """Write the pictures of one partition of `images`, for `model`, to the Parquet file `out`.
 
+    A `shard` takes its part of the views, which are in order of their pictures' names.
     Raises SettingsError when the rule selects nothing or shares pictures with one of `others`,
     InputError when pictures or model are missing or damaged.
     """
@@ -87,7 +96,9 @@ def prepare(
     chosen = choose_documents(names, partition, rule, others)
     processor = _Processor(model)
     quotas = share_out(dict.fromkeys(spread(chosen), rule.sequences), rule.sequences)
-    shape = processor.pixels(_picture(images, file, sorted(quotas)[0]), None).shape
+    pictures = RowGroups(images, file, file.schema_arrow.names, 1, lambda table: table)
+    # Of the partition's first picture also in a shard: all must say the same.
+    shape = processor.pixels(_picture(*pictures.find(min(quotas)))[0], None).shape
     meaning = {
         "model": model.name,
         "model_hash": read_identity(model)["weights_sha256"],
@@ -96,28 +107,32 @@ def prepare(
         **processor.meaning,
         "images": source,
     }
+    if shard:
+        meaning["shard"] = str(shard)
     fields = [("document", pa.string()), ("sequence", pa.int32()), ("label", pa.int32())]
     fields.append(("pixels", pa.binary(int(np.prod(shape)))))
     schema = with_meaning(pa.schema(fields), "pixels", meaning)
     views = [(index, view) for index in sorted(quotas) for view in range(quotas[index])]
+    numbered = list(enumerate(views))[shard.share(len(views)) if shard else slice(None)]
     with atomic_path(out) as temporary, table_writer(temporary, schema) as writer:
-        for sequence, (index, view) in enumerate(progress(views, "preparing pictures")):
+        for sequence, (index, view) in progress(numbered, "preparing pictures"):
             crop = random.Random(f"{names[index]}/{view}") if view else None
-            pixels = processor.pixels(_picture(images, file, index), crop)
-            label = read_columns(images, file, ["label"], index)["label"][0].as_py()
+            picture, label = _picture(*pictures.find(index))
+            pixels = processor.pixels(picture, crop)
             row = [[names[index]], [sequence], [label], [pixels.tobytes()]]
             writer.write_table(pa.table(row, schema=schema))
 
 
-def _picture(path: Path, file: pq.ParquetFile, index: int) -> Any:
+def _picture(group: pa.Table, place: int) -> tuple[Any, int]:
+    """The picture at a place of a row group, and its class."""
     from PIL import Image, UnidentifiedImageError
 
-    table = read_columns(path, file, ["document", "image"], index)
+    row = {name: group[name][place].as_py() for name in group.column_names}
     try:
-        return Image.open(io.BytesIO(table["image"][0].as_py())).convert("RGB")
+        return Image.open(io.BytesIO(row["image"])).convert("RGB"), row["label"]
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(
-            f"{table['document'][0].as_py()} is no picture that can be read ({reason_of(error)})"
+            f"{row['document']} is no picture that can be read ({reason_of(error)})"
         ) from None
 
 

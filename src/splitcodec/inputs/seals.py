@@ -6,8 +6,10 @@ chunk, in the footer's order, u32 each; their number, u32; CRC-32C of the seal s
 footer, u32; 8 bytes magic.
 """
 
+import itertools
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,16 +49,19 @@ def check_footer(path: Path) -> None:
             raise ValueError("its footer does not match its checksum")
 
 
-def check_chunks(path: Path, metadata: pq.FileMetaData, columns: list[str], row_group: int) -> None:
-    """Raise ValueError unless columns of a row group match their checksums."""
+def check_chunks(
+    path: Path, metadata: pq.FileMetaData, columns: list[str], row_groups: Iterable[int]
+) -> None:
+    """Raise ValueError unless columns of row groups match their checksums."""
     names = [metadata.schema.column(i).path.split(".")[0] for i in range(metadata.num_columns)]
     with path.open("rb") as file:
         checksums = _read_seal(file, len(_footer(file)))
         if len(checksums) != 4 * metadata.num_row_groups * len(names) + _SEAL_END.size:
             raise ValueError("its seal is of other columns")
-        for column in (i for i, name in enumerate(names) if name in columns):
-            (expected,) = struct.unpack_from("<I", checksums, 4 * (row_group * len(names) + column))
-            if google_crc32c.value(_chunk(file, metadata, row_group, column)) != expected:
+        wanted = [column for column, name in enumerate(names) if name in columns]
+        for group, column in itertools.product(row_groups, wanted):
+            (expected,) = struct.unpack_from("<I", checksums, 4 * (group * len(names) + column))
+            if google_crc32c.value(_chunk(file, metadata, group, column)) != expected:
                 raise ValueError(f"column {names[column]} does not match its checksum")
 
 

@@ -47,8 +47,8 @@ class Shard(NamedTuple):
 def join(shards: Sequence[Path], out: Path) -> None:
     """Write the rows of all shards of one file, in the shards' order, to `out`.
 
-    Holds one row group at a time. Shards of activations give the very bytes that one job would
-    have written. Raises InputError when a shard is missing, damaged or of another whole.
+    Holds one row group at a time. Shards of activations and pixels give the very bytes that one
+    job would have written. Raises InputError when a shard is missing, damaged or of another whole.
     """
     ordered, meaning = _in_order(shards)
     kind = meaning["kind"]
@@ -87,7 +87,7 @@ def _read(path: Path) -> tuple[Shard, dict[str, Any], pa.Schema]:
     """Which shard a file is, what the whole means, and its columns."""
     meaning = read_meaning(path)
     named = meaning.pop("shard", None)
-    if meaning.get("kind") not in ("tokens", "activations") or not isinstance(named, str):
+    if meaning.get("kind") not in ("tokens", "pixels", "activations") or not isinstance(named, str):
         raise InputError(f"{path} is no shard; name files made with --shard")
     file, _ = open_table(path, meaning["kind"])
     schema = file.schema_arrow.remove_metadata()

@@ -1,8 +1,11 @@
 """Parquet files of this package, sealed; their meaning is JSON in the schema's metadata."""
 
+import itertools
 import json
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +77,39 @@ def read_columns(
     """Columns of the file at `path`, whole or of one row group; InputError when it is damaged."""
     groups = range(file.num_row_groups) if row_group is None else [row_group]
     try:
-        for group in groups:
-            check_chunks(path, file.metadata, columns, group)
+        check_chunks(path, file.metadata, columns, groups)
         if row_group is None:
             return file.read(columns).select(columns)
         return file.read_row_group(row_group, columns).select(columns)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise damaged(path, error) from None
+
+
+class RowGroups:
+    """The row groups of a file, found by row; those used last stay in memory.
+
+    `made` is what is kept of a group's `columns`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        file: pq.ParquetFile,
+        columns: list[str],
+        held: int,
+        made: Callable[[pa.Table], Any],
+    ) -> None:
+        groups = range(file.num_row_groups)
+        self._ends = list(itertools.accumulate(file.metadata.row_group(i).num_rows for i in groups))
+        self._group = lru_cache(held)(lambda i: made(read_columns(path, file, columns, i)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def find(self, row: int) -> tuple[Any, int]:
+        """What was made of a row's group, and the row's place in it."""
+        group = bisect_right(self._ends, row)
+        return self._group(group), row - (self._ends[group - 1] if group else 0)
 
 
 @contextmanager

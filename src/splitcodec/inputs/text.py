@@ -7,6 +7,7 @@ which are merged, as in any external sort.
 
 import hashlib
 import heapq
+import itertools
 import json
 import re
 import tempfile
@@ -21,8 +22,9 @@ from splitcodec.errors import InputError, SettingsError, reason_of
 from splitcodec.files import atomic_path, matching
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
+from splitcodec.inputs.streams import texts
 from splitcodec.inputs.tables import table_writer, with_meaning
-from splitcodec.settings import HubSource, PackageSource, TextSource
+from splitcodec.settings import HubSource, PackageSource, TextDatasetSource, TextSource
 
 SCHEMA = pa.schema([("document", pa.string()), ("text", pa.string())])
 _RUN_CHARACTERS = 1 << 25
@@ -41,7 +43,8 @@ def fetch_text(source: TextSource, separator: str | None, out: Path) -> None:
 
     `.txt`, `.md`: a file is a document named by its stem, or, with `separator` (a regular
     expression), several: stem-0001 and so on. `.jsonl`: a line is a document, field "text", with
-    its name in "id" or numbered by line. `.parquet`: columns the same.
+    its name in "id" or numbered by line. `.parquet`: columns the same. A data set: a row is a
+    document.
 
     Raises InputError when the source cannot be had, is damaged, or two documents have one name;
     SettingsError for a bad separator.
@@ -49,8 +52,7 @@ def fetch_text(source: TextSource, separator: str | None, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     cut = _compiled(separator)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        files = _files_of(source, Path(scratch, "raw"))
-        runs = _sorted_runs(_documents(files, cut), Path(scratch))
+        runs = _sorted_runs(_documents(source, Path(scratch, "raw"), cut), Path(scratch))
         digest, count = _digest(_merged(runs))
         meaning = {
             "source": source.model_dump(),
@@ -87,12 +89,15 @@ def _files_of(source: TextSource, raw: Path) -> list[Path]:
     return files
 
 
-def _documents(files: Iterable[Path], cut: re.Pattern | None) -> Iterator[Document]:
+def _documents(source: TextSource, raw: Path, cut: re.Pattern | None) -> Iterator[Document]:
     """All documents that hold more than white space."""
-    for file in files:
-        for document in _READERS[file.suffix](file, cut):
-            if document.text and not document.text.isspace():
-                yield document
+    if isinstance(source, TextDatasetSource):
+        documents = itertools.starmap(Document, texts(source))
+    else:
+        files = _files_of(source, raw)
+        parts = (_READERS[file.suffix](file, cut) for file in files)
+        documents = itertools.chain.from_iterable(parts)
+    return (document for document in documents if document.text and not document.text.isspace())
 
 
 def _read_plain(file: Path, cut: re.Pattern | None) -> Iterator[Document]:
@@ -177,7 +182,7 @@ def _sorted_runs(documents: Iterable[Document], directory: Path) -> list[Path]:
                 writer.write_batch(_columns(batch))
         runs.append(path)
     if not runs:
-        raise InputError("the source's files hold no text; name others")
+        raise InputError("the source holds no text; name another")
     return runs
 
 

@@ -7,12 +7,10 @@ windows are taken follows from the parameters and the text alone: nothing here i
 import itertools
 import re
 import tempfile
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +22,13 @@ from splitcodec.errors import SettingsError
 from splitcodec.files import atomic_path
 from splitcodec.inputs.models import read_identity
 from splitcodec.inputs.shards import Shard
-from splitcodec.inputs.tables import open_table, read_columns, table_writer, with_meaning
+from splitcodec.inputs.tables import (
+    RowGroups,
+    open_table,
+    read_columns,
+    table_writer,
+    with_meaning,
+)
 from splitcodec.inputs.tokenisers import WindowEncoder
 from splitcodec.progress import progress
 from splitcodec.settings import Partition
@@ -63,44 +67,32 @@ def read_tokens(path: Path) -> TokenTable:
     Raises InputError when it is missing, damaged or not a token file, here or at a damaged group.
     """
     file, metadata = open_table(path, "tokens")
-    rows = _Rows(path, file)
+    rows = RowGroups(path, file, ["document", "tokens"], _GROUPS_HELD, _columns)
     documents, sequences = (_Column(rows, name) for name in ("document", "tokens"))
     return TokenTable(documents, sequences, metadata)
 
 
-class _Rows:
-    """The rows of a token file; the row groups used last stay in memory."""
-
-    def __init__(self, path: Path, file: pq.ParquetFile) -> None:
-        groups = range(file.num_row_groups)
-        ends = itertools.accumulate(file.metadata.row_group(i).num_rows for i in groups)
-        self.ends = list(ends)
-        self.group = lru_cache(_GROUPS_HELD)(partial(self._read, path, file))
-
-    @staticmethod
-    def _read(path: Path, file: pq.ParquetFile, group: int) -> dict[str, Sequence]:
-        table = read_columns(path, file, ["document", "tokens"], group)
-        tokens = table["tokens"].combine_chunks()
-        flat, ends = tokens.flatten().to_numpy(), np.cumsum(tokens.value_lengths())
-        return {"document": table["document"].to_pylist(), "tokens": np.split(flat, ends[:-1])}
+def _columns(table: pa.Table) -> dict[str, Sequence]:
+    """The columns of a row group."""
+    tokens = table["tokens"].combine_chunks()
+    flat, ends = tokens.flatten().to_numpy(), np.cumsum(tokens.value_lengths())
+    return {"document": table["document"].to_pylist(), "tokens": np.split(flat, ends[:-1])}
 
 
 class _Column(Sequence):
     """One value a row."""
 
-    def __init__(self, rows: _Rows, name: str) -> None:
+    def __init__(self, rows: RowGroups, name: str) -> None:
         self._rows, self._name = rows, name
 
     def __len__(self) -> int:
-        return self._rows.ends[-1] if self._rows.ends else 0
+        return len(self._rows)
 
     def __getitem__(self, row: int) -> Any:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
-        row %= len(self)
-        group = bisect_right(self._rows.ends, row)
-        start = self._rows.ends[group - 1] if group else 0
-        value = self._rows.group(group)[self._name][row - start]
+        group, place = self._rows.find(row % len(self))
+        value = group[self._name][place]
         return value if self._name == "document" else value.astype(np.int64)
 
 

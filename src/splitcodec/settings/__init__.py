@@ -14,8 +14,10 @@ from splitcodec.errors import SettingsError, reason_of
 from splitcodec.settings.base import Different, Name, Strict, describe
 from splitcodec.settings.codecs import Baselines, Codec, Mode, changes_front, check_mode
 from splitcodec.settings.inputs import (
+    DatasetSource,
     FilesSource,
     HubSource,
+    ImageDatasetSource,
     Images,
     ImageSource,
     Model,
@@ -24,6 +26,7 @@ from splitcodec.settings.inputs import (
     Partition,
     RandomSource,
     Text,
+    TextDatasetSource,
     TextSource,
     TrainedSource,
 )
@@ -32,8 +35,10 @@ from splitcodec.settings.optimisation import Optimisation, Tuning
 from splitcodec.settings.tasks import Task
 
 __all__ = [
+    "DatasetSource",
     "FilesSource",
     "HubSource",
+    "ImageDatasetSource",
     "ImageSource",
     "Mode",
     "ModelSource",
@@ -44,6 +49,7 @@ __all__ = [
     "Settings",
     "Strict",
     "Task",
+    "TextDatasetSource",
     "TextSource",
     "TrainedSource",
     "Tuning",

@@ -37,6 +37,37 @@ class FilesSource(Strict):
     path: str = Field(description="directory (model) or glob (text), relative to the checkout")
 
 
+class DatasetSource(Strict):
+    """A data set of the Hugging Face hub, or of a folder, read as a stream by `datasets`."""
+
+    kind: Literal["dataset"]
+    dataset: str = Field(min_length=1, description="name on the hub, or a folder of data files")
+    configuration: str | None = Field(None, description="of a data set that has several")
+    split: str = "train"
+    revision: str | None = Field(
+        None, description="on the hub: a commit, tag or branch; a commit is repeatable"
+    )
+    id: str | None = Field(None, description="column of names; left out, rows are numbered")
+    documents: PositiveInt | None = Field(
+        None, description="at most so many rows, the first of the stream; all if left out"
+    )
+
+
+class TextDatasetSource(DatasetSource):
+    """A data set of text, read as a stream by `datasets`: a row is a document."""
+
+    text: str = Field("text", description="column of the texts")
+
+
+class ImageDatasetSource(DatasetSource):
+    """A data set of pictures, read as a stream by `datasets`: a row is a picture."""
+
+    image: str = Field("image", description="column of the pictures")
+    label: str | None = Field(
+        None, description="column of the classes; left out, `label` if there is one"
+    )
+
+
 class RandomSource(Strict):
     """A small randomly initialised model with a byte-level tokeniser: for tests."""
 
@@ -73,17 +104,32 @@ ModelSource = Annotated[
     PackageSource | HubSource | FilesSource | RandomSource | TrainedSource,
     Field(discriminator="kind"),
 ]
-TextSource = Annotated[PackageSource | HubSource | FilesSource, Field(discriminator="kind")]
+TextSource = Annotated[
+    PackageSource | HubSource | FilesSource | TextDatasetSource, Field(discriminator="kind")
+]
+PictureSource = Annotated[
+    PackageSource | HubSource | FilesSource | ImageDatasetSource, Field(discriminator="kind")
+]
 
 
 class ImageSource(Strict):
-    """Pictures: JPEG, PNG, WebP or BMP files, each with its class where `label` finds one."""
+    """Pictures: JPEG, PNG, WebP or BMP files, each with its class where `label` finds one, or the
+    rows of a data set."""
 
-    source: TextSource
-    prefix: str = Field("", description="of the pictures' names, which are their files' stems")
+    source: PictureSource
+    prefix: str = Field(
+        "", description="of the pictures' names, which are their files' stems or their rows'"
+    )
     label: str | None = Field(
         None, description="regular expression whose group finds the class in a file's path"
     )
+
+    @model_validator(mode="after")
+    def a_data_set_has_a_column(self) -> Self:
+        """Rows of a data set have no path in which to find a class."""
+        if self.label is not None and self.source.kind == "dataset":
+            raise ValueError("label is for files; name the column of classes in source.label")
+        return self
 
 
 class Model(Strict):
@@ -151,6 +197,9 @@ class Images(Strict):
 
     name: Name
     sources: list[ImageSource] = Field(min_length=1)
+    shards: PositiveInt = Field(
+        1, description="jobs that share the preparing of the training partition, by views"
+    )
     partitions: Partitions
     pictures: Pictures = Pictures()
 
