@@ -1,6 +1,7 @@
 """Image models through every phase: pictures, pixels, representations, codec, files, evaluation."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -24,9 +25,11 @@ from splitcodec.evaluation.fidelity import evaluate, evaluate_uncoded
 from splitcodec.evaluation.pictures import coded as coded_picture
 from splitcodec.evaluation.pictures import evaluate_pictures
 from splitcodec.files import write_json
+from splitcodec.inputs import images as images_module
 from splitcodec.inputs.images import fetch_images
 from splitcodec.inputs.model_inputs import read_inputs
 from splitcodec.inputs.pixels import prepare
+from splitcodec.inputs.shards import Shard, join
 from splitcodec.settings import FilesSource, ImageSource, Partition
 from splitcodec.settings.measures import Bounds
 from splitcodec.splitting.loading import load_split_model
@@ -116,6 +119,40 @@ def test_a_partition_with_more_views_than_pictures_has_crops_and_is_repeatable(w
     again = world[0] / "again.parquet"
     prepare(images, world[0] / "model", "train", RULES["train"], {}, again)
     assert again.read_bytes() == (world[0] / "train.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 3, 47])
+def test_shards_of_pixels_join_to_the_bytes_of_one_job(world, images, tmp_path, count):
+    shards = [tmp_path / f"{number}.parquet" for number in range(1, count + 1)]
+    for number, path in enumerate(shards, start=1):
+        part = Shard(number, count)
+        prepare(images, world[0] / "model", "train", RULES["train"], {}, path, part)
+    rows = [len(read_inputs(path)) for path in shards]
+    assert sum(rows) == 40
+    assert max(rows) - min(rows) <= 1
+    join(shards[::-1], tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == (world[0] / "train.parquet").read_bytes()
+    if count > 1:
+        with pytest.raises(InputError, match="shard 1 is missing"):
+            join(shards[1:], tmp_path / "again")
+
+
+def test_pictures_in_many_row_groups_give_the_same_pixels(world, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(images_module, "_GROUP_BYTES", 10_000)
+    pattern = f"{images.parent}/*.png"
+    source = ImageSource(source=FilesSource(kind="files", path=pattern), label=r"_(\d)\.")
+    fetch_images([source], tmp_path / "images.parquet")
+    groups = [pq.ParquetFile(path).num_row_groups for path in (images, tmp_path / "images.parquet")]
+    assert groups[0] < groups[1]
+    tables = [read_inputs(world[0] / "train.parquet")]
+    prepare(tmp_path / "images.parquet", world[0] / "model", "train", RULES["train"], {},
+            tmp_path / "train.parquet")  # fmt: skip
+    tables.append(read_inputs(tmp_path / "train.parquet"))
+    for row in range(40):
+        ours, theirs = (
+            (t.documents[row], t.pixels(row).tobytes(), *t.marks(row, 1)) for t in tables
+        )
+        assert ours == theirs
 
 
 @torch.no_grad()
