@@ -258,6 +258,31 @@ def test_a_bad_rule(run, world, out, rule, said):
     assert said in done.complaint
 
 
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--partition", "test"], "no --rule is of partition test; give one"),
+        (["--shard", "3/2"], "'3/2' is no part of a whole"),
+    ],
+)
+def test_a_bad_part(run, world, out, flags, said):
+    rest = ["--model", world.model_directory, "--rule", "train: {share: [0, 1], sequences: 1}"]
+    for verb in (["tokenise", "--documents", world.documents], ["prepare", "--images", out]):
+        assert said in run(*verb, *rest, *flags, "--out", out).complaint
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--dataset", "a/b", "--documents", "0"], "documents: Input should be greater than 0"),
+        (["--documents", "3"], "dataset: Field required"),
+        (["--dataset", "/nowhere/at/all"], "correct the name, or put data files there"),
+    ],
+)
+def test_a_bad_data_set(run, out, flags, said):
+    assert said in run("fetch-text", "--kind", "dataset", *flags, "--out", out).complaint
+
+
 def test_pretraining_needs_the_rule_of_its_partition(run, world, out):
     rule = "evaluation: {share: [0, 1], sequences: 1}"
     done = run("pretrain", "--documents", world.documents, "--rule", rule, "--out", out)

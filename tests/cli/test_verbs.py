@@ -241,6 +241,20 @@ def test_model_and_tokens_from_the_command_line(run, tmp_path, world):
     assert rows == {"train": 3, "evaluation": 2}
 
 
+def test_a_data_set_from_the_command_line(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for split in ("train", "test"):
+        rows = [json.dumps({"body": f"{split} {i}", "key": f"{split}{i}"}) for i in range(4)]
+        (tmp_path / f"mine/{split}.jsonl").write_text("\n".join(rows))
+    out = tmp_path / "documents.parquet"
+    done = run("fetch-text", "--kind", "dataset", "--dataset", tmp_path / "mine", "--split", "test",
+               "--text", "body", "--id", "key", "--documents", 2, "--out", out)  # fmt: skip
+    assert done.code == 0, done.error
+    assert pq.read_table(out).to_pydict() == {
+        "document": ["test0", "test1"], "text": ["test 0", "test 1"]
+    }  # fmt: skip
+
+
 def test_a_model_that_learned_with_its_codec_passes_all_verbs(run, folder, world, tmp_path):
     model = ["--model", world.model_directory]
     train, evaluation = (folder / f"split2/{part}.parquet" for part in ("train", "evaluation"))

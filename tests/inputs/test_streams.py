@@ -123,6 +123,14 @@ def test_rows_are_taken_one_by_one_as_they_are_wanted(folder, monkeypatch):
     assert read == [0, 1, 2]
 
 
+def test_a_folder_is_a_folder_whatever_its_name(tmp_path, monkeypatch):
+    (tmp_path / "json").mkdir()
+    write_lines(tmp_path / "json", files=1, rows=1)
+    (tmp_path / "other.jsonl").write_text(json.dumps({"text": "of the current directory"}))
+    monkeypatch.chdir(tmp_path)
+    assert list(texts_of("json", tmp_path / "d.parquet").values()) == ["0-0"]
+
+
 def test_a_split_and_a_configuration_are_chosen(folder, tmp_path):
     for part in ("train", "test"):
         (folder / f"{part}.jsonl").write_text(json.dumps({"text": part}))
@@ -144,6 +152,7 @@ def test_a_split_and_a_configuration_are_chosen(folder, tmp_path):
         ({"split": "test"}, r"Bad split: test\. Available splits: \['train'\]; correct split$"),
         ({"configuration": "x"}, r"'x' not found.*; correct configuration$"),
         ({"revision": "main"}, r"is a folder, which has no revision; leave it out$"),
+        ({"dataset": "json"}, r"'json' is no folder, and no owner/name; correct dataset$"),
         ({"dataset": "/nowhere/at/all"}, r"correct the name, or put data files there$"),
     ],
 )

@@ -100,6 +100,24 @@ BAD = {
     "seed twice": ("seeds", [3, 3], "seeds", "twice: 3"),
     "one sign vector": ("bounds.rademacher_draws", 1, "bounds.rademacher_draws", "equal to 2"),
     "no resamples": ("evaluation.bootstrap", 0, "evaluation.bootstrap", "greater than 0"),
+    "key of files": (
+        "text.source",
+        dict(kind="dataset", dataset="a/b", path="x"),
+        "text.source.dataset.path",
+        "unknown key",
+    ),
+    "no document": (
+        "text.source",
+        dict(kind="dataset", dataset="a/b", documents=0),
+        "text.source.dataset.documents",
+        "greater than 0",
+    ),
+    "column of pictures": (
+        "text.source",
+        dict(kind="dataset", dataset="a/b", image="x"),
+        "text.source.dataset.image",
+        "unknown key",
+    ),
     "checksum": (
         "models.0.source",
         dict(kind="pip", package="a", version="1", sha256="zz", path="x"),
@@ -173,6 +191,15 @@ assert not {{"torch", "numpy", "transformers"}} & set(sys.modules)
 def test_a_codec_for_all_lambdas_needs_several_and_the_levels_for_them(place, value, said):
     assert TINY["codecs"][2]["shared"]
     assert said in complaint(changed(place, value))
+
+
+def test_a_class_in_the_path_is_refused_of_a_data_set():
+    values = yaml.safe_load((PARAMS / "vision.yaml").read_text())
+    inner = {"kind": "dataset", "dataset": "a/b", "label": "fine_label"}
+    values["images"]["sources"] = [{"source": inner}]
+    assert load_settings(values).images.sources[0].source.label == "fine_label"
+    values["images"]["sources"] = [{"source": inner, "label": "_(.)"}]
+    assert "name the column of classes in source.label" in complaint(values)
 
 
 def test_what_is_for_text_alone_is_refused_with_images():

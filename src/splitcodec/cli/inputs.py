@@ -69,7 +69,7 @@ def fetch_text(
     path: Text = None,
     repository: Text = None,
     revision: Text = None,
-    dataset: Annotated[str | None, typer.Option(help="name on the hub, or a folder")] = None,
+    dataset: Annotated[str | None, typer.Option(help="owner/name on the hub, or a folder")] = None,
     configuration: Text = None,
     split: Text = None,
     text: Annotated[str | None, typer.Option(help="column of the texts")] = None,

@@ -66,10 +66,14 @@ def _opened(
     import datasets
 
     datasets.disable_progress_bars()
-    if source.revision is not None and Path(source.dataset).is_dir():
+    folder = Path(source.dataset).is_dir()
+    if folder and source.revision is not None:
         raise InputError(f"{source.dataset} is a folder, which has no revision; leave it out")
+    if not folder and "/" not in source.dataset:
+        # `json` and its like would make the library read the current directory.
+        raise InputError(f"{source.dataset!r} is no folder, and no owner/name; correct dataset")
     stream = datasets.load_dataset(
-        source.dataset,
+        str(Path(source.dataset).resolve()) if folder else source.dataset,
         source.configuration,
         split=source.split,
         revision=source.revision,

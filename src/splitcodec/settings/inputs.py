@@ -41,7 +41,9 @@ class DatasetSource(Strict):
     """A data set of the Hugging Face hub, or of a folder, read as a stream by `datasets`."""
 
     kind: Literal["dataset"]
-    dataset: str = Field(min_length=1, description="name on the hub, or a folder of data files")
+    dataset: str = Field(
+        min_length=1, description="owner/name on the hub, or a folder of data files"
+    )
     configuration: str | None = Field(None, description="of a data set that has several")
     split: str = "train"
     revision: str | None = Field(
