@@ -6,10 +6,8 @@ chunk, in the footer's order, u32 each; their number, u32; CRC-32C of the seal s
 footer, u32; 8 bytes magic.
 """
 
-import itertools
 import os
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,36 +47,51 @@ def check_footer(path: Path) -> None:
             raise ValueError("its footer does not match its checksum")
 
 
-def check_chunks(
-    path: Path, metadata: pq.FileMetaData, columns: list[str], row_groups: Iterable[int]
-) -> None:
-    """Raise ValueError unless columns of row groups match their checksums."""
+def check_chunks(path: Path, metadata: pq.FileMetaData, columns: list[str], row_group: int) -> None:
+    """Raise ValueError unless columns of a row group match their checksums.
+
+    Of the seal only these checksums are read: a file may have a million.
+    """
     names = [metadata.schema.column(i).path.split(".")[0] for i in range(metadata.num_columns)]
     with path.open("rb") as file:
-        checksums = _read_seal(file, len(_footer(file)))
-        if len(checksums) != 4 * metadata.num_row_groups * len(names) + _SEAL_END.size:
+        start, size = _seal_place(file, _footer_size(file))
+        if size != 4 * metadata.num_row_groups * len(names) + _SEAL_END.size:
             raise ValueError("its seal is of other columns")
-        wanted = [column for column, name in enumerate(names) if name in columns]
-        for group, column in itertools.product(row_groups, wanted):
-            (expected,) = struct.unpack_from("<I", checksums, 4 * (group * len(names) + column))
-            if google_crc32c.value(_chunk(file, metadata, group, column)) != expected:
+        file.seek(start + 4 * row_group * len(names))
+        checksums = struct.unpack(f"<{len(names)}I", file.read(4 * len(names)))
+        for column in (i for i, name in enumerate(names) if name in columns):
+            expected = checksums[column]
+            if google_crc32c.value(_chunk(file, metadata, row_group, column)) != expected:
                 raise ValueError(f"column {names[column]} does not match its checksum")
 
 
 def _footer(file: BinaryIO) -> bytes:
     """The footer of a Parquet file, with its length and magic."""
+    size = _footer_size(file)
+    file.seek(-size, os.SEEK_END)
+    return file.read(size)
+
+
+def _footer_size(file: BinaryIO) -> int:
+    """Bytes of the footer of a Parquet file, with its length and magic."""
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - _FOOTER_END.size))
     last = file.read(_FOOTER_END.size)
     size = int.from_bytes(last[:4], "little") + _FOOTER_END.size
     if len(last) < _FOOTER_END.size or not last.endswith(b"PAR1") or size > end:
         raise ValueError("it is no Parquet file, or was cut off")
-    file.seek(end - size)
-    return file.read(size)
+    return size
 
 
 def _read_seal(file: BinaryIO, footer: int) -> bytes:
     """The whole seal of a file with a footer of so many bytes."""
+    start, size = _seal_place(file, footer)
+    file.seek(start)
+    return file.read(size)
+
+
+def _seal_place(file: BinaryIO, footer: int) -> tuple[int, int]:
+    """Where the seal of a file with a footer of so many bytes begins, and its bytes."""
     end = file.seek(0, os.SEEK_END) - footer
     file.seek(max(0, end - _SEAL_END.size))
     last = file.read(min(end, _SEAL_END.size))
@@ -88,8 +101,7 @@ def _read_seal(file: BinaryIO, footer: int) -> bytes:
         size += 4 * count
     if len(last) < _SEAL_END.size or magic != _SEAL or size > end:
         raise ValueError("it has no seal: it was not written by this version")
-    file.seek(end - size)
-    return file.read(size)
+    return end - size, size
 
 
 def _chunk(file: BinaryIO, metadata: pq.FileMetaData, group: int, column: int) -> bytes:

@@ -77,7 +77,8 @@ def read_columns(
     """Columns of the file at `path`, whole or of one row group; InputError when it is damaged."""
     groups = range(file.num_row_groups) if row_group is None else [row_group]
     try:
-        check_chunks(path, file.metadata, columns, groups)
+        for group in groups:
+            check_chunks(path, file.metadata, columns, group)
         if row_group is None:
             return file.read(columns).select(columns)
         return file.read_row_group(row_group, columns).select(columns)
