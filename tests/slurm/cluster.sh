@@ -2,6 +2,7 @@
 # A real Slurm of one node with two GPUs that are only device files: `cluster.sh up DIR`, `down DIR`.
 # All state lies in DIR; only /etc/slurm is written elsewhere, because Slurm's own steps look there.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin # where the daemons are
 state=$(mkdir -p "$2" && cd "$2" && pwd)
 host=$(hostname)
 
