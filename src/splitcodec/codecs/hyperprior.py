@@ -65,8 +65,8 @@ class Hyperprior(ConditionalCodec):
         unsure = near_half(distances(positions, positions.round()), BOUND + FLOAT32_ERROR)
         steps = known.steps.flatten(0, 1) if self.levels else 1.0
         off = distances(residual, symbols).flatten(0, 1)
-        errors = self.float32_errors()
-        tokens, _ = self.doubtful(deviation.flatten(0, 1), off, errors, FLOAT32_ERROR, steps)
+        bounds = self.float32_errors()
+        tokens, _ = self.doubtful(deviation.flatten(0, 1), off, bounds, FLOAT32_ERROR, steps)
         unsure.view(-1)[tokens] = True
         unsure[:, -1] = True  # so that there are always some that show what float32 does
         inputs = exact.with_level(side.double(), known)

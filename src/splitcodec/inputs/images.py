@@ -20,7 +20,7 @@ from splitcodec.files import atomic_path, matching, sha256_of_file
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
 from splitcodec.inputs.streams import pictures
-from splitcodec.inputs.tables import table_writer, with_meaning
+from splitcodec.inputs.tables import grouped, table_writer, with_meaning
 from splitcodec.settings import HubSource, ImageDatasetSource, ImageSource, PackageSource
 
 SCHEMA = pa.schema([("document", pa.string()), ("label", pa.int32()), ("image", pa.binary())])
@@ -52,8 +52,8 @@ def fetch_images(sources: Sequence[ImageSource], out: Path) -> None:
     A picture is named by its file's stem, or its row's name in a data set, after its source's
     `prefix`. A source's `label`, a regular expression with one group, finds the class in a file's
     path, a data set has a column of them: an integer, or a name, and then classes are numbered in
-    order of name, as of ImageNet's folders. Raises InputError when a
-    source cannot be had or two different pictures have one name; SettingsError for a bad `label`.
+    order of name, as of ImageNet's folders. Raises InputError when a source cannot be had or two
+    different pictures have one name; SettingsError for a bad `label`.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
@@ -81,22 +81,12 @@ def fetch_images(sources: Sequence[ImageSource], out: Path) -> None:
 
 
 def _write(path: Path, rows: list[tuple[int, _Picture]], schema: pa.Schema) -> None:
-    """Write pictures in row groups of at least `_GROUP_BYTES`, the last one perhaps less."""
+    """Write pictures in row groups of about `_GROUP_BYTES`."""
+    whole = ((picture.name, label, picture.read()) for label, picture in rows)
     with table_writer(path, schema) as writer:
-        group: list[tuple[str, int, bytes]] = []
-        held = 0
-        for label, picture in rows:
-            group.append((picture.name, label, picture.read()))
-            held += len(group[-1][-1])
-            if held >= _GROUP_BYTES:
-                writer.write_table(_columns(group, schema))
-                group, held = [], 0
-        if group:
-            writer.write_table(_columns(group, schema))
-
-
-def _columns(group: list[tuple[str, int, bytes]], schema: pa.Schema) -> pa.Table:
-    return pa.table([list(column) for column in zip(*group, strict=True)], schema=schema)
+        for group in grouped(whole, lambda row: len(row[-1]), _GROUP_BYTES):
+            columns = [list(column) for column in zip(*group, strict=True)]
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def _labelled(found: Iterator[_Picture]) -> Iterator[tuple[int, _Picture]]:

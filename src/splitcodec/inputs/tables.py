@@ -3,11 +3,11 @@
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,8 @@ from splitcodec.errors import InputError, reason_of
 from splitcodec.inputs.seals import check_chunks, check_footer, seal
 
 METADATA_KEY = b"splitcodec"
+
+Row = TypeVar("Row")
 
 _WRITING = {
     "activations": {"compression": "none", "use_dictionary": ["document"]},
@@ -126,3 +128,16 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 def damaged(path: Path, error: Exception) -> InputError:
     """The error for a file that cannot be read to its end."""
     return InputError(f"{path} is damaged ({reason_of(error)}); delete it and rerun the step")
+
+
+def grouped(rows: Iterable[Row], size: Callable[[Row], int], least: int) -> Iterator[list[Row]]:
+    """Consecutive rows in lists of at least the size `least`, the last one perhaps smaller."""
+    group, held = [], 0
+    for row in rows:
+        group.append(row)
+        held += size(row)
+        if held >= least:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group

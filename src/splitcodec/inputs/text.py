@@ -23,7 +23,7 @@ from splitcodec.files import atomic_path, matching
 from splitcodec.inputs.hub import download_snapshot
 from splitcodec.inputs.packages import fetch_package_files
 from splitcodec.inputs.streams import texts
-from splitcodec.inputs.tables import table_writer, with_meaning
+from splitcodec.inputs.tables import grouped, table_writer, with_meaning
 from splitcodec.settings import HubSource, PackageSource, TextDatasetSource, TextSource
 
 SCHEMA = pa.schema([("document", pa.string()), ("text", pa.string())])
@@ -175,10 +175,10 @@ def _bad_row(file: Path, number: int) -> InputError:
 def _sorted_runs(documents: Iterable[Document], directory: Path) -> list[Path]:
     """Write documents to files of about `_RUN_CHARACTERS`, each in order of name."""
     runs = []
-    for number, group in enumerate(_grouped(documents, _RUN_CHARACTERS)):
+    for number, group in enumerate(grouped(documents, _characters, _RUN_CHARACTERS)):
         path = directory / f"run-{number}.arrow"
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-            for batch in _grouped(sorted(group), _BATCH_CHARACTERS):
+            for batch in grouped(sorted(group), _characters, _BATCH_CHARACTERS):
                 writer.write_batch(_columns(batch))
         runs.append(path)
     if not runs:
@@ -214,7 +214,7 @@ def _digest(documents: Iterable[Document]) -> tuple[str, int]:
 
 def _write(path: Path, documents: Iterable[Document], schema: pa.Schema) -> None:
     with table_writer(path, schema) as writer:
-        for group in _grouped(documents, _BATCH_CHARACTERS):
+        for group in grouped(documents, _characters, _BATCH_CHARACTERS):
             writer.write_batch(_columns(group, schema))
 
 
@@ -223,14 +223,5 @@ def _columns(documents: list[Document], schema: pa.Schema = SCHEMA) -> pa.Record
     return pa.record_batch([pa.array(names), pa.array(texts)], schema=schema)
 
 
-def _grouped(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
-    """Consecutive documents in lists of at least `characters`, the last one perhaps less."""
-    group, held = [], 0
-    for document in documents:
-        group.append(document)
-        held += len(document.text)
-        if held >= characters:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group
+def _characters(document: Document) -> int:
+    return len(document.text)
