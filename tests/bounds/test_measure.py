@@ -108,7 +108,8 @@ def test_a_codec_without_transform_gives_one_line(tmp_path):
 @pytest.fixture
 def everything(tmp_path):
     activations, fresh = store(tmp_path / "a.parquet"), store(tmp_path / "e.parquet", seed=1)
-    folder = save_for(klt(activations, 0.01), activations, tmp_path / "klt", **{"lambda": 0.01})
+    facts = {"name": "mine", "lambda": 0.01}
+    folder = save_for(klt(activations, 0.01), activations, tmp_path / "klt", **facts)
     sensitivity = torch.eye(6, dtype=torch.float64)
     return measure_bounds(
         activations,
@@ -119,6 +120,10 @@ def everything(tmp_path):
         sensitivity,
         2.5,
     )
+
+
+def test_codecs_are_called_what_their_points_are_called(everything):
+    assert [row["codec"] for row in everything["covariance"]["codecs"]] == ["mine"]
 
 
 def test_the_gap_between_partitions_and_to_the_source(everything):

@@ -90,7 +90,7 @@ def _codec_row(
     codec, meaning = load_codec(directory)
     if not isinstance(codec, TransformCodec):
         raise InputError(f"{directory} holds {codec.name}, which has no transform to bound")
-    row = {key: meaning[key] for key in ("codec", "lambda", "seed")}
+    row = {"codec": meaning["name"], "lambda": meaning["lambda"], "seed": meaning["seed"]}
     row |= covariance_of_codec(codec, moments)
     row["lipschitz"] = lipschitz_of_codec(codec, activations)
     if evaluation is None or codec.sends_tokens:
