@@ -6,6 +6,7 @@ import torch
 from small_world import one_line, save_for, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations
+from splitcodec.bounds.codec import covariance_of_codec
 from splitcodec.bounds.covariance import covariance_bound
 from splitcodec.bounds.measure import measure_bounds
 from splitcodec.codecs.hyperparameters import KltHyperparameters
@@ -120,6 +121,16 @@ def everything(tmp_path):
         sensitivity,
         2.5,
     )
+
+
+def test_where_tokens_choose_their_steps_no_covariance_bounds_the_latent(measured):
+    activations, _, _ = measured
+    moments = moments_of(activations)
+    for levels in (0, 3):
+        codec = build_codec("klt", 6, {"levels": levels}, kept=6)
+        torch.nn.init.eye_(codec.analysis)
+        bits = covariance_of_codec(codec, moments)["bits_per_token"]
+        assert (bits is None) == bool(levels)
 
 
 def test_codecs_are_called_what_their_points_are_called(everything):

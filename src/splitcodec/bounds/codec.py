@@ -37,7 +37,9 @@ _BATCH = 32
 
 
 def covariance_of_codec(codec: TransformCodec, moments: Moments) -> dict[str, Any]:
-    """The covariance bound of the latent, which is in steps."""
+    """The covariance bound of the latent, which is in steps; none where each token has its own."""
+    if codec.levels:
+        return {"channels_coded": codec.kept, "bits_per_token": None, "standard_error": None}
     bound = covariance_bound(latent_covariance(moments.covariance, codec.analysis), moments.tokens)
     return {"channels_coded": codec.kept, **asdict(bound)}
 
