@@ -165,7 +165,7 @@ class AsCompressAI:
         """What our codec decodes, up to rounding."""
         rows, tokens = len(lengths), int(lengths.max())
         mean, indexes = self._parameters(strings[:-rows], rows, tokens)
-        increment = self.codec.gain * self.gaussian.decompress(strings[-rows:], indexes)
+        increment = self.gaussian.decompress(strings[-rows:], indexes)
         deviation = self.codec.reconstruct(increment if mean is None else mean + increment)
         return deviation + self.codec.means(None, tokens)[0]
 

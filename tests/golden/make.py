@@ -46,7 +46,7 @@ def with_tokens() -> Klt:
     codec = Klt("klt", CHANNELS, KltHyperparameters(tokens=True), plain.kept, VOCABULARY)
     plain.token_map, plain.row_mean = torch.zeros(CHANNELS, CHANNELS), torch.zeros(CHANNELS)
     with torch.no_grad():
-        for name in ("mean", "first_mean", "analysis", "synthesis", "gain", "scale_index"):
+        for name in ("mean", "first_mean", "analysis", "synthesis", "scale_index"):
             getattr(codec, name).copy_(getattr(plain, name))
         codec.token_map.copy_(0.1 * torch.eye(CHANNELS))
         codec.token_density.count(torch.arange(4000) ** 2 % VOCABULARY)

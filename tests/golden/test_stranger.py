@@ -21,7 +21,7 @@ CRC = google_crc32c.value
 def container(data):
     """Header, and (tokens, payload) of all chunks, read front to back."""
     magic, version, size = struct.unpack_from("<8sHI", data)
-    assert (magic, version) == (b"\x89RDC\r\n\x1a\n", 3)
+    assert (magic, version) == (b"\x89RDC\r\n\x1a\n", 4)
     place = 14 + size
     header, seed = json.loads(data[14:place]), data[place : place + 4]
     assert seed == struct.pack("<I", CRC(data[:place]))
@@ -90,9 +90,9 @@ def learned(codec, kind, tokens, payload, embedding):
         high = stream.symbols([0] * tokens)
         low = stream.symbols(1 + high)
         ids = np.argsort(-counts, kind="stable")[256 * high + low].astype(np.int32)
-    kept, sent = len(codec["gain"]), b"" if ids is None else ids.tobytes()
+    kept, sent = len(codec["analysis"]), b"" if ids is None else ids.tobytes()
     tables = np.arange(kept) if kind == "factorised" else codec["scale_index"]
-    tables, scale = np.tile(tables, (tokens, 1)), codec["gain"]
+    tables, scale = np.tile(tables, (tokens, 1)), 1
     if kind == "klt-levels":
         symbols = stream.under(codec, "level").symbols([0] * tokens)
         level = symbols[:, None] + int(np.rint(codec["levels.base"]))

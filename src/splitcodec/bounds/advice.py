@@ -123,12 +123,16 @@ def probe(
 def _with_errors(
     batch: Batch, statistics: Statistics, point: OperatingPoint, generator: torch.Generator
 ) -> Tensor:
-    """Each channel z of ordinary tokens as (1 − d/ν) z + noise of variance d (1 − d/ν)."""
+    """Each channel z of ordinary tokens as the test channel has it, over the quantiser's multiple.
+
+    The test channel, (1 − d/ν) z + noise of variance d (1 − d/ν), is the best multiple of what is
+    decoded.
+    """
     usable = ordinary_tokens(batch.representation, batch.mask)
     latent = (batch.representation[usable].double() - statistics.mean) @ statistics.forward.T
     kept = 1 - (point.errors / statistics.variances.clamp_min(1e-300)).clamp(0, 1)
     noise = torch.randn(latent.shape, generator=generator, dtype=torch.float64)
-    latent = kept * latent + (kept * point.errors).sqrt() * noise
+    latent = (kept * latent + (kept * point.errors).sqrt() * noise) / point.multiples
     changed = batch.representation.clone()
     changed[usable] = (latent @ statistics.backward.T + statistics.mean).float()
     changed[:, 0] = statistics.first_mean.float()

@@ -26,11 +26,15 @@ NATS_PER_BIT = math.log(2)
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Bits a token and nats of distortion a token; `errors` (channels,): E (z − ẑ)² of each."""
+    """Bits a token and nats of distortion a token; `errors` (channels,): E (z − ẑ)² of each.
+
+    Of quantisers ẑ is the best multiple of the quantised value; `multiples` (channels,) says which.
+    """
 
     bits_per_token: float
     distortion: float
     errors: Tensor
+    multiples: Tensor | None = None
 
 
 def gaussian_rate(variances: Tensor, distortion: float) -> OperatingPoint:
@@ -82,7 +86,7 @@ def quantiser_rate(variances: Tensor, rate_weight: float) -> OperatingPoint:
     codec does with real channels.
     """
     values = variances.double().clamp_min(1e-300)
-    ratios, bits, errors = _quantiser_table()
+    ratios, bits, errors, multiples = _quantiser_table()
     position = (values / rate_weight).log().numpy()
     clipped = np.clip(position, ratios[0], ratios[-1])
     rate = torch.from_numpy(np.interp(clipped, ratios, bits))
@@ -90,26 +94,26 @@ def quantiser_rate(variances: Tensor, rate_weight: float) -> OperatingPoint:
     rate = rate + torch.from_numpy(position - clipped).clamp_min(0) / (2 * NATS_PER_BIT)
     error = rate_weight * torch.from_numpy(np.exp(np.interp(clipped, ratios, errors)))
     error = torch.where(rate > 0, torch.minimum(error, values), values)
-    return OperatingPoint(float(rate.sum()), 0.5 * float(error.sum()), error)
+    multiple = torch.from_numpy(np.interp(clipped, ratios, multiples))
+    return OperatingPoint(float(rate.sum()), 0.5 * float(error.sum()), error, multiple)
 
 
 @cache
-def _quantiser_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For ln(ν/λ): bits and ln(error/λ) of the best uniform quantiser with centroid gain."""
+def _quantiser_table() -> tuple[np.ndarray, ...]:
+    """For ln(ν/λ): bits, ln(error/λ) and multiple of the best uniform quantiser."""
     ratios = np.linspace(-1.0, 14.0, 121)
-    bits, errors = [], []
+    found = []
     for ratio in ratios:
         variance = math.exp(ratio)
-        rate, error = _best_quantiser(variance)
-        bits.append(rate)
-        errors.append(math.log(error))
-    return ratios, np.array(bits), np.array(errors)
+        rate, error, multiple = _best_quantiser(variance)
+        found.append((rate, math.log(error), multiple))
+    return ratios, *np.array(found).T
 
 
-def _best_quantiser(variance: float) -> tuple[float, float]:
-    """Bits and error at λ = 1 of the best step for a Gaussian of `variance`, by enumeration."""
+def _best_quantiser(variance: float) -> tuple[float, float, float]:
+    """Bits, error and multiple at λ = 1 of the best step for a Gaussian, by enumeration."""
     start, deviation = math.sqrt(12 / NATS_PER_BIT), math.sqrt(variance)
-    best = (0.5 * variance, 0.0, variance)
+    best = (0.5 * variance, 0.0, variance, 1.0)
     for step in start * np.logspace(-0.3, 0.6, 25):
         scale = deviation / step
         reach = math.ceil(6 * scale) + 1
@@ -123,5 +127,5 @@ def _best_quantiser(variance: float) -> tuple[float, float]:
         error = step**2 * float(scale**2 - covariance.square() / energy.clamp_min(1e-300))
         cost = 0.5 * error + rate
         if cost < best[0]:
-            best = (cost, rate, error)
-    return best[1], best[2]
+            best = (cost, rate, error, float(covariance / energy))
+    return best[1:]

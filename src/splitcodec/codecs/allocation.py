@@ -1,6 +1,9 @@
-"""Bit allocation: the step, gain and coding table of each channel, at one λ.
+"""Bit allocation: the step and coding table of each channel, at one λ.
 
 A channel's uniform step is the one of least divergence + λ · bits, by exact counts over a sample.
+The error counted is that of the best multiple of the quantised value. Codecs decode the value
+itself: a multiple errs along the signal, in all channels at once, and that costs the model more
+than the second order says (`benchmarks/leads.py`).
 Channels not worth their bits are dropped (reverse water-filling, Cover and Thomas §10.3, by
 search), and so are those that are hardly worth the time, all together at most 0.03 % of that cost.
 """
@@ -23,10 +26,9 @@ _HARDLY = 3e-4
 
 @dataclass(frozen=True)
 class Quantisation:
-    """Per channel: step, gain on reconstruction, coding table, and whether it is coded at all."""
+    """Per channel: step, coding table, and whether it is coded at all."""
 
     steps: Tensor
-    gains: Tensor
     tables: Tensor
     coded: Tensor
 
@@ -37,21 +39,21 @@ def high_rate_step(rate_weight: float) -> float:
 
 
 def choose_quantisation(latents: Tensor, rate_weight: float) -> Quantisation:
-    """Steps, gains and tables for `latents` (samples, channels), minimising ½ error² + λ · bits.
+    """Steps and tables for `latents` (samples, channels), minimising ½ error² + λ · bits.
 
     The search starts from the step that is optimal at high rate.
     """
     start, sorted_latents = high_rate_step(rate_weight), _Sorted(latents)
     bits = Gaussian().table_bits(REACH).T.float()
-    costs, gains, tables = zip(
+    costs, tables = zip(
         *(_cost_at(sorted_latents, start * float(r), rate_weight, bits) for r in _STEP_RATIOS),
         strict=True,
     )
     best_cost, best = torch.stack(costs).min(0)
     steps = start * _STEP_RATIOS[best]
-    gain, table = (torch.stack(options).gather(0, best[None])[0] for options in (gains, tables))
+    table = torch.stack(tables).gather(0, best[None])[0]
     coded = _worth_coding(best_cost, 0.5 * sorted_latents.energy)
-    return Quantisation(steps, gain, table, coded)
+    return Quantisation(steps, table, coded)
 
 
 def _worth_coding(costs: Tensor, zeros: Tensor) -> Tensor:
@@ -97,10 +99,10 @@ class _Sorted:
 
 def _cost_at(
     latents: _Sorted, step: float, rate_weight: float, table_bits: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cost, reconstruction gain and best table of every channel at one step."""
+) -> tuple[Tensor, Tensor]:
+    """Cost and best table of every channel at one step."""
     counts, energy, product = latents.symbols(step)
-    gain = (product / (step * energy.clamp_min(1e-12))).clamp(0.5, 1.5)
-    error = latents.energy - 2 * gain * step * product + (gain * step).square() * energy
+    multiple = (product / (step * energy.clamp_min(1e-12))).clamp(0.5, 1.5)
+    error = latents.energy - 2 * multiple * step * product + (multiple * step).square() * energy
     rate, table = (counts @ table_bits).min(-1)
-    return 0.5 * error.clamp_min(0).float() + rate_weight * rate, gain.float(), table
+    return 0.5 * error.clamp_min(0).float() + rate_weight * rate, table

@@ -52,4 +52,4 @@ class Factorised(ChannelwiseCodec):
         """See TransformCodec."""
         latent = self.latent(deviation)
         rate = self.latent_density.bits(self.noisy(latent)).sum(-1)
-        return self.reconstruct(self.gain * straight_through(latent)), rate
+        return self.reconstruct(straight_through(latent)), rate

@@ -3,8 +3,8 @@
 To second order the divergence that an error e of the representation causes is ½ eᵀ G e nats,
 with G the Fisher information of the model's output with respect to the representation. In the
 coordinates z = Uᵀ G^½ (y − μ), with U from the eigenvectors of G^½ Σ G^½, that is ½‖z − ẑ‖², and
-the channels are uncorrelated: each gets its own uniform step, scale and gain (`allocation`), or
-none. No gradient training.
+the channels are uncorrelated: each gets its own uniform step and scale (`allocation`), or none. No
+gradient training.
 """
 
 import math
@@ -23,8 +23,6 @@ from splitcodec.densities.location_scale import SCALES, Gaussian, scale_indexes,
 
 _MOST_SENSITIVE = 2.0
 """Channels are coded that are worth it for a token of so many times the mean sensitivity."""
-_SEEN_BEFORE = 10.0
-"""Energy of symbols that the gain of a Gaussian counts for, where a table was hardly used."""
 _HISTORY_RIDGE = 1e-3
 """Share of the variance of the token before that stands for uncertain statistics."""
 _ROWS_RIDGE = 3e-3
@@ -182,7 +180,6 @@ def _with_transform(
     codec.first_mean.copy_(moments.first_mean)
     codec.analysis.copy_(forward[coded] / steps[:, None])
     codec.synthesis.copy_(backward[:, coded] * steps)
-    codec.gain.copy_(chosen.gains[coded])
     codec.scale_index.copy_(chosen.tables[coded])
     return codec
 
@@ -207,7 +204,7 @@ def middle(rate_weights: Sequence[float]) -> float:
 
 
 def _fit_levels(codec: Klt, latents: Tensor, values: Tensor, ratios: list[float]) -> None:
-    """Tables and gains of latents (samples, kept) in steps, of tokens that choose their levels.
+    """Tables of latents (samples, kept) in steps, of tokens that choose their levels.
 
     `values` (samples, channels) are the tokens. `ratios`: of each λ to that of level zero.
     """
@@ -226,14 +223,6 @@ def _fit_levels(codec: Klt, latents: Tensor, values: Tensor, ratios: list[float]
             shifted = (every - TABLES_A_LEVEL * level).clamp(0, SCALES - 1)
             rates += len(here) * (_histograms(here) @ bits[shifted].T)
     codec.scale_index.copy_(rates.argmin(-1))
-    energy = torch.full((SCALES,), _SEEN_BEFORE, dtype=torch.float64)
-    wanted = energy * _gaussian_gain(table_scales())
-    for known, own in zip(chosen, symbols, strict=True):
-        tables = codec.positions(known).flatten()
-        exact = in_steps(latents, known.steps)
-        energy += torch.bincount(tables, own.square().flatten().double(), SCALES)
-        wanted += torch.bincount(tables, (exact * own).flatten().double(), SCALES)
-    codec.table_gain.copy_((wanted / energy).clamp(0.5, 1.5))
 
 
 def _histograms(symbols: Tensor) -> Tensor:
@@ -243,15 +232,6 @@ def _histograms(symbols: Tensor) -> Tensor:
     cells = symbols.clamp(-REACH, REACH).long() + REACH + width * torch.arange(channels)
     counts = torch.bincount(cells.flatten(), minlength=width * channels)
     return counts.view(channels, width).float() / samples
-
-
-def _gaussian_gain(scales: Tensor) -> Tensor:
-    """E[x ⌊x⌉] / E[⌊x⌉²] of a Gaussian of each scale; float64."""
-    symbols = torch.arange(1, REACH + 1, dtype=torch.float64)[:, None]
-    edges = [(symbols - 0.5) / scales, (symbols + 0.5) / scales]
-    density = [torch.exp(-edge.square() / 2) / math.sqrt(2 * math.pi) for edge in edges]
-    mass = torch.special.ndtr(-edges[0]) - torch.special.ndtr(-edges[1])
-    return (symbols * scales * (density[0] - density[1])).sum(0) / (symbols.square() * mass).sum(0)
 
 
 def _wiener(moments: Moments, noise: Tensor) -> tuple[Tensor, Tensor]:

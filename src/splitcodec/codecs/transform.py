@@ -6,8 +6,7 @@ the channels that carry bits, so A is (kept, channels) and B (channels, kept).
 Massive activations. From the middle of a model on, the first token of a sequence (and rarely
 another) is a *sink* thousands of times larger than the rest. The first position therefore has a
 mean of its own, which with a constant start token leaves nothing to code; any other sink simply
-falls outside the coding tables, where the coder escapes: its symbols stay exact, though the
-reconstruction gain of a coarsely coded channel shrinks it like everything else.
+falls outside the coding tables, where the coder escapes: its symbols stay exact.
 
 Symbols are coded by densities: a codec names them in `densities`, and each one's integer tables are
 kept, and saved, under its name.
@@ -77,7 +76,7 @@ class TransformCodec(Codec):
     Subclasses code the deviation of the representation from its mean. With the hyper-parameter
     `tokens` the mean is that of the token at hand: ids go first, and the mean is linear in the
     head's row of the id, which `attach` provides. With `levels` each token is quantised at a step
-    of its own, and the reconstruction gain belongs to the coding table instead of the channel.
+    of its own, and what is decoded has a gain for each coding table, which may learn.
     """
 
     hyperparameters: KltHyperparameters
@@ -96,7 +95,6 @@ class TransformCodec(Codec):
         self.register_buffer("first_mean", torch.zeros(channels))
         self.analysis = nn.Parameter(torch.zeros(kept, channels), requires_grad=False)
         self.synthesis = nn.Parameter(torch.zeros(channels, kept), requires_grad=False)
-        self.register_buffer("gain", torch.ones(kept))
         self.token_density = TokenUnigram(vocabulary) if hyperparameters.tokens else None
         self.token_map = None
         if hyperparameters.tokens:
@@ -305,7 +303,7 @@ class TransformCodec(Codec):
         interpolated, so that what two machines decode differs as little as their positions do.
         """
         if self.levels is None:
-            return self.gain * symbols
+            return symbols
         lower = positions.detach().floor().long().clamp(0, SCALES - 2)
         share = positions - lower
         gain = (1 - share) * self.table_gain[lower] + share * self.table_gain[lower + 1]
@@ -344,7 +342,7 @@ class TransformCodec(Codec):
     def start_from(self, klt: "TransformCodec") -> None:
         """Take the transform of the closed-form codec of the same λ."""
         with torch.no_grad():
-            for name in ("mean", "first_mean", "analysis", "synthesis", "gain"):
+            for name in ("mean", "first_mean", "analysis", "synthesis"):
                 getattr(self, name).copy_(getattr(klt, name))
             if self.sends_tokens:
                 self.token_map.copy_(klt.token_map)
@@ -352,7 +350,6 @@ class TransformCodec(Codec):
                 self.token_density.counts.copy_(klt.token_density.counts)
             if self.levels:
                 self.levels.load_state_dict(klt.levels.state_dict())
-                self.table_gain.copy_(klt.table_gain)
 
     def update(self) -> None:
         """Rebuild the coding tables after training; call before saving or coding."""

@@ -22,7 +22,7 @@ from splitcodec.files import atomic_path
 
 MAGIC = b"\x89RDC\r\n\x1a\n"
 END = b"\x89RDCEND\n"
-VERSION = 3
+VERSION = 4
 MOST_VALUES = 1 << 30
 """Tokens times channels above which no sequence is decoded unless the caller asks for it."""
 

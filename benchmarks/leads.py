@@ -1,0 +1,114 @@
+"""What ideas for quantiser and reconstruction are worth: `python benchmarks/leads.py`.
+
+The closed form on the validation partition of a run, as it is and with one thing changed: decoded
+values multiplied to the least squared error, or made longer; rounding that weighs bits (a smaller
+symbol where that costs less divergence + λ · bits), as video encoders do. Prints rate and
+divergence, and BD-rates at equal divergence. Rates are estimates. Example:
+`python benchmarks/leads.py results/default data/models/smollm2-135m --split 20`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from levels import RATE_WEIGHTS, measure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from splitcodec.activations.moments import sample_tokens
+from splitcodec.activations.store import Activations
+from splitcodec.codecs.base import Estimate
+from splitcodec.codecs.hyperparameters import KltHyperparameters
+from splitcodec.codecs.klt import Klt
+from splitcodec.report.curves import bd_percent
+from splitcodec.splitting.model import SplitModel
+from splitcodec.training.fitting import TrainingData, fit_closed_form
+from splitcodec.training.sensitivity import load_sensitivity
+
+AS_IT_IS = "as it is"
+
+
+class Changed:
+    """A closed form with another quantiser, (latents) -> symbols, and multiples (kept,)."""
+
+    def __init__(self, codec: Klt, quantise: Callable[[Tensor], Tensor], multiples: Tensor) -> None:
+        self.codec, self.quantise, self.multiples = codec, quantise, multiples
+
+    def __call__(self, representation: Tensor, lengths: Tensor) -> Estimate:
+        """As the codec's own."""
+        means, _ = self.codec.means(None, representation.shape[1])
+        symbols = self.quantise(self.codec.latent(representation - means))
+        bits = self.codec.gaussian.bits(symbols, self.codec.scales().to(symbols)).sum(-1)
+        return Estimate(self.codec.reconstruct(self.multiples * symbols) + means, bits)
+
+
+def variants(
+    codec: Klt, sensitivity: Tensor, values: Tensor, weight: float
+) -> dict[str, Klt | Changed]:
+    """The codec and its changes, by name; multiples are those of `values` (samples, channels)."""
+    ones = torch.ones(codec.kept)
+    latents = codec.latent(values - codec.mean)
+    symbols = latents.round()
+    closest = (latents * symbols).sum(0) / symbols.square().sum(0).clamp_min(1)
+    frugal = rate_aware(codec, sensitivity, weight)
+    return {
+        AS_IT_IS: codec,
+        "closest multiple": Changed(codec, torch.round, closest.clamp(0.5, 1.5)),
+        "1.05 as long": Changed(codec, torch.round, 1.05 * ones),
+        "rounding weighs bits": Changed(codec, frugal, ones),
+    }
+
+
+def rate_aware(codec: Klt, sensitivity: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
+    """Rounds to the nearest integer or the next towards zero, whichever costs less."""
+    ridge = codec.hyperparameters.shrinkage * sensitivity.diagonal().mean()
+    synthesis = codec.synthesis.detach().double()
+    squared_steps = (synthesis * (sensitivity @ synthesis + ridge * synthesis)).sum(0).float()
+
+    def quantise(latents: Tensor) -> Tensor:
+        nearest = latents.abs().round()
+        options = torch.stack([nearest, (nearest - 1).clamp_min(0)])
+        bits = codec.gaussian.bits(options, codec.scales().to(options))
+        costs = 0.5 * squared_steps * (latents.abs() - options).square() + weight * bits
+        return latents.sign() * options.gather(0, costs.argmin(0)[None])[0]
+
+    return quantise
+
+
+@torch.inference_mode()
+def main(
+    results: Path,
+    model: Path,
+    split: int = 20,
+    sequences: Annotated[int, typer.Option(min=1)] = 4,
+) -> None:
+    """Fit, measure, print."""
+    stored = results / "activations" / model.name
+    train = Activations(stored / f"split{split}/train.parquet")
+    pair = [
+        Activations(stored / f"{place}/validation.parquet") for place in (f"split{split}", "final")
+    ]
+    found, _ = load_sensitivity(results / f"sensitivity/{model.name}/split{split}.safetensors")
+    data, loaded = TrainingData(train, found, split), SplitModel.load(model)
+    values = sample_tokens(train, KltHyperparameters().samples, 0).values
+    curves: dict[str, list[tuple]] = {}
+    table = Table("codec", "λ", "bits/token", "KL, nats/token")
+    for weight in RATE_WEIGHTS:
+        codec = fit_closed_form(KltHyperparameters(), data, [weight], 0)
+        for name, changed in variants(codec, found.matrix, values, weight).items():
+            bits, nats = measure(changed, loaded, tuple(pair), sequences)
+            curves.setdefault(name, []).append((bits, nats))
+            table.add_row(name, f"{weight:g}", f"{bits:,.1f}", f"{nats:.5f}")
+    console = Console()
+    console.print(table)
+    for name in list(curves)[1:]:
+        percent = bd_percent(*(np.array(one).T for one in (curves[AS_IT_IS], curves[name])))
+        console.print(f"{name}: BD-rate {percent:+.1f} % at equal divergence")
+
+
+if __name__ == "__main__":
+    typer.run(main)
