@@ -14,20 +14,17 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from levels import RATE_WEIGHTS, measure
+from levels import RATE_WEIGHTS, material, measure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from splitcodec.activations.moments import sample_tokens
-from splitcodec.activations.store import Activations
 from splitcodec.codecs.base import Estimate
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.report.curves import bd_percent
-from splitcodec.splitting.model import SplitModel
-from splitcodec.training.fitting import TrainingData, fit_closed_form
-from splitcodec.training.sensitivity import load_sensitivity
+from splitcodec.training.fitting import fit_closed_form
 
 AS_IT_IS = "as it is"
 
@@ -87,20 +84,14 @@ def main(
     sequences: Annotated[int, typer.Option(min=1)] = 4,
 ) -> None:
     """Fit, measure, print."""
-    stored = results / "activations" / model.name
-    train = Activations(stored / f"split{split}/train.parquet")
-    pair = [
-        Activations(stored / f"{place}/validation.parquet") for place in (f"split{split}", "final")
-    ]
-    found, _ = load_sensitivity(results / f"sensitivity/{model.name}/split{split}.safetensors")
-    data, loaded = TrainingData(train, found, split), SplitModel.load(model)
-    values = sample_tokens(train, KltHyperparameters().samples, 0).values
+    data, loaded, pair = material(results, model, split)
+    values = sample_tokens(data.activations, KltHyperparameters().samples, 0).values
     curves: dict[str, list[tuple]] = {}
     table = Table("codec", "λ", "bits/token", "KL, nats/token")
     for weight in RATE_WEIGHTS:
         codec = fit_closed_form(KltHyperparameters(), data, [weight], 0)
-        for name, changed in variants(codec, found.matrix, values, weight).items():
-            bits, nats = measure(changed, loaded, tuple(pair), sequences)
+        for name, changed in variants(codec, data.sensitivity.matrix, values, weight).items():
+            bits, nats = measure(changed, loaded, pair, sequences)
             curves.setdefault(name, []).append((bits, nats))
             table.add_row(name, f"{weight:g}", f"{bits:,.1f}", f"{nats:.5f}")
     console = Console()

@@ -44,6 +44,18 @@ def measure(codec: Klt, model: SplitModel, stores: tuple[Activations, ...], coun
     return tuple((sums[:2] / sums[2]).tolist())
 
 
+def material(
+    results: Path, model: Path, split: int
+) -> tuple[TrainingData, SplitModel, tuple[Activations, ...]]:
+    """What a run left for training; the model; validation at the split and at the end."""
+    stored = results / "activations" / model.name
+    train = Activations(stored / f"split{split}/train.parquet")
+    places = (f"split{split}", "final")
+    pair = tuple(Activations(stored / f"{place}/validation.parquet") for place in places)
+    found, _ = load_sensitivity(results / f"sensitivity/{model.name}/split{split}.safetensors")
+    return TrainingData(train, found, split), SplitModel.load(model), pair
+
+
 def main(
     results: Path,
     model: Path,
@@ -51,13 +63,7 @@ def main(
     sequences: Annotated[int, typer.Option(min=1)] = 4,
 ) -> None:
     """Fit, measure, print."""
-    stored = results / "activations" / model.name
-    train = Activations(stored / f"split{split}/train.parquet")
-    pair = [
-        Activations(stored / f"{place}/validation.parquet") for place in (f"split{split}", "final")
-    ]
-    found, _ = load_sensitivity(results / f"sensitivity/{model.name}/split{split}.safetensors")
-    data, loaded = TrainingData(train, found, split), SplitModel.load(model)
+    data, loaded, pair = material(results, model, split)
     curves: dict[str, list[tuple]] = {"one step": [], "levels": [], "levels, one codec for all": []}
     table = Table("codec", "λ", "bits/token", "KL, nats/token")
     shared = fit_closed_form(KltHyperparameters(levels=REACH), data, RATE_WEIGHTS, 0)
@@ -65,7 +71,7 @@ def main(
         shared.levels.set_rate(weight / middle(RATE_WEIGHTS))
         codecs = [fit_closed_form(KltHyperparameters(levels=n), data, [weight], 0) for n in (0, 8)]
         for (name, curve), codec in zip(curves.items(), [*codecs, shared], strict=True):
-            curve.append(measure(codec, loaded, tuple(pair), sequences))
+            curve.append(measure(codec, loaded, pair, sequences))
             bits, nats = curve[-1]
             table.add_row(name, f"{weight:g}", f"{bits:,.1f}", f"{nats:.5f}")
     console = Console()
