@@ -74,13 +74,14 @@ def test_quantiser_rates_are_those_of_quantised_samples():
             bits = -(shares * np.log2(shares)).sum()
             gain = (draws * symbols).mean() / max((symbols**2).mean(), 1e-12)
             error = ((draws - gain * symbols) ** 2).mean()
-            costs.append((0.5 * error + rate_weight * bits, bits, error))
-        cost, bits, error = min(costs)
+            costs.append((0.5 * error + rate_weight * bits, bits, gain / step))
+        cost, bits, multiple = min(costs)
         point = quantiser_rate(torch.tensor([variance]), rate_weight)
         assert point.distortion + rate_weight * point.bits_per_token == pytest.approx(
             cost, rel=0.01
         )
         assert point.bits_per_token == pytest.approx(bits, abs=0.06)
+        assert point.multiples.item() == pytest.approx(multiple, abs=0.02)
 
 
 def test_channels_below_the_water_cost_nothing():
