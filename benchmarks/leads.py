@@ -11,22 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from levels import RATE_WEIGHTS, material, measure
-from rich.console import Console
-from rich.table import Table
+from levels import RATE_WEIGHTS, material, measure, print_curves
 from torch import Tensor
 
 from splitcodec.activations.moments import sample_tokens
 from splitcodec.codecs.base import Estimate
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import Klt
-from splitcodec.report.curves import bd_percent
 from splitcodec.training.fitting import fit_closed_form
-
-AS_IT_IS = "as it is"
 
 
 class Changed:
@@ -53,7 +47,7 @@ def variants(
     closest = (latents * symbols).sum(0) / symbols.square().sum(0).clamp_min(1)
     frugal = rate_aware(codec, sensitivity, weight)
     return {
-        AS_IT_IS: codec,
+        "as it is": codec,
         "closest multiple": Changed(codec, torch.round, closest.clamp(0.5, 1.5)),
         "1.05 as long": Changed(codec, torch.round, 1.05 * ones),
         "rounding weighs bits": Changed(codec, frugal, ones),
@@ -87,18 +81,11 @@ def main(
     data, loaded, pair = material(results, model, split)
     values = sample_tokens(data.activations, KltHyperparameters().samples, 0).values
     curves: dict[str, list[tuple]] = {}
-    table = Table("codec", "λ", "bits/token", "KL, nats/token")
     for weight in RATE_WEIGHTS:
         codec = fit_closed_form(KltHyperparameters(), data, [weight], 0)
         for name, changed in variants(codec, data.sensitivity.matrix, values, weight).items():
-            bits, nats = measure(changed, loaded, pair, sequences)
-            curves.setdefault(name, []).append((bits, nats))
-            table.add_row(name, f"{weight:g}", f"{bits:,.1f}", f"{nats:.5f}")
-    console = Console()
-    console.print(table)
-    for name in list(curves)[1:]:
-        percent = bd_percent(*(np.array(one).T for one in (curves[AS_IT_IS], curves[name])))
-        console.print(f"{name}: BD-rate {percent:+.1f} % at equal divergence")
+            curves.setdefault(name, []).append(measure(changed, loaded, pair, sequences))
+    print_curves(curves)
 
 
 if __name__ == "__main__":

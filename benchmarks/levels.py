@@ -56,6 +56,20 @@ def material(
     return TrainingData(train, found, split), SplitModel.load(model), pair
 
 
+def print_curves(curves: dict[str, list[tuple]]) -> None:
+    """Rate and divergence of each codec by λ, and the BD-rate of each against the first."""
+    table, console = Table("codec", "λ", "bits/token", "KL, nats/token"), Console()
+    for number, weight in enumerate(RATE_WEIGHTS):
+        for name, curve in curves.items():
+            bits, nats = curve[number]
+            table.add_row(name, f"{weight:g}", f"{bits:,.1f}", f"{nats:.5f}")
+    console.print(table)
+    first, *others = curves
+    for name in others:
+        percent = bd_percent(*(np.array(curves[one]).T for one in (first, name)))
+        console.print(f"{name}: BD-rate {percent:+.1f} % at equal divergence")
+
+
 def main(
     results: Path,
     model: Path,
@@ -65,20 +79,13 @@ def main(
     """Fit, measure, print."""
     data, loaded, pair = material(results, model, split)
     curves: dict[str, list[tuple]] = {"one step": [], "levels": [], "levels, one codec for all": []}
-    table = Table("codec", "λ", "bits/token", "KL, nats/token")
     shared = fit_closed_form(KltHyperparameters(levels=REACH), data, RATE_WEIGHTS, 0)
     for weight in RATE_WEIGHTS:
         shared.levels.set_rate(weight / middle(RATE_WEIGHTS))
         codecs = [fit_closed_form(KltHyperparameters(levels=n), data, [weight], 0) for n in (0, 8)]
-        for (name, curve), codec in zip(curves.items(), [*codecs, shared], strict=True):
+        for curve, codec in zip(curves.values(), [*codecs, shared], strict=True):
             curve.append(measure(codec, loaded, pair, sequences))
-            bits, nats = curve[-1]
-            table.add_row(name, f"{weight:g}", f"{bits:,.1f}", f"{nats:.5f}")
-    console = Console()
-    console.print(table)
-    for name, curve in list(curves.items())[1:]:
-        percent = bd_percent(*(np.array(one).T for one in (curves["one step"], curve)))
-        console.print(f"{name}: BD-rate {percent:+.1f} % at equal divergence")
+    print_curves(curves)
 
 
 if __name__ == "__main__":
