@@ -83,7 +83,7 @@ def start(directory, *arguments):
 
 
 def training(directory, variant):
-    """Process and Slurm job of a training that has begun to learn, or None."""
+    """Process, Slurm job and task of an array of a training that has begun to learn, or None."""
     place = f"hyperprior/{variant}"
     if not any(directory.glob(f"results/small/codecs/**/{place}/training.jsonl")):
         return None
@@ -97,14 +97,15 @@ def training(directory, variant):
         if inside and words[1:2] and words[1].endswith("/splitcodec") and words[2] == "train":
             values = dict(item.split("=", 1) for item in variables if "=" in item)
             if any(word.endswith(place) for word in words):
-                return int(entry.name), values["SLURM_JOB_ID"]
+                task = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(values)
+                return int(entry.name), values["SLURM_JOB_ID"], task
     return None
 
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
     state = tmp_path_factory.mktemp("slurm")
-    for parent in list(state.parents)[:3]:
+    for parent in list(state.parents)[:2]:
         parent.chmod(0o755)  # munged, which is not root, must come to its socket
     subprocess.run([CLUSTER, "up", state], check=True, timeout=180)
     yield state
@@ -115,12 +116,12 @@ def slurm(tmp_path_factory):
 def run(slurm, tmp_path_factory):
     """A directory in which the experiment was run on Slurm under attack, and what was done."""
     directory = tmp_path_factory.mktemp("run") / "cluster"
-    brisk = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "20"]
+    brisk = ["--slurm-arrays-init-seconds-before-status-checks", "1", "--latency-wait", "20"]
     brisk += ["--seconds-between-status-checks", "2"]
     process = start(directory, "--cores", "all", "--profile", "slurm", *brisk)
     try:
         first = wait_for("training", lambda: training(directory, "lambda0.001-seed0"), process)
-        say("scancel", first[1])
+        say("scancel", first[2])
         second = wait_for("training", lambda: training(directory, "lambda0.01-seed0"), process)
         os.kill(second[0], signal.SIGKILL)
         node = say("hostname").strip()
@@ -174,6 +175,12 @@ def test_jobs_had_what_their_phase_asks_for(jobs):
             assert job.get("TresPerJob") == gpus
             assert int(job["CPUs/Task"]) == cpus
             assert job["TimeLimit"] in ("00:10:00", "00:20:00", "00:30:00")
+
+
+def test_the_grid_of_lambda_was_one_job_array(jobs):
+    first = [job for job in of_rule(jobs, "train_codec") if job["MinMemoryNode"] == "1500M"]
+    assert len({job["ArrayJobId"] for job in first}) == 1
+    assert {job["ArrayTaskId"] for job in first} == {"1", "2"}
 
 
 def test_the_latency_job_was_alone(jobs):
