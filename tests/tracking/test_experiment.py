@@ -62,11 +62,13 @@ def test_a_parent_shows_its_best_point_and_the_figure(world):
     assert figure.path == "figures/rd-smollm2-135m-split20.png"
 
 
-def test_the_runs_page_opens_on_a_saved_view(world):
+def test_the_runs_page_opens_on_charts_of_the_last_split(world):
     tags = world.client.get_experiment_by_name("default").tags
     assert "mlflow.sharedViewState.curves" in tags
     assert "mlflow.sharedViewState.smollm2-135m-split20" in tags
-    assert "viewStateShareKey=curves" in read_json(world.record)["page"]
+    page = read_json(world.record)["page"]
+    assert "viewStateShareKey=smollm2-135m-split20" in page
+    assert page.endswith("&compareRunsMode=CHART")
     assert read_json(world.record)["command"].startswith("mlflow ui --backend-store-uri sqlite:///")
 
 

@@ -33,13 +33,14 @@ def sync(results: Path, tracking_uri: str | None = None, later: bool = False) ->
     record, experiment = results / "mlflow-runs.json", results.resolve().name
     points = read_points(results / "points.parquet")
     trainings = sorted(results.glob("codecs/*/*/*/*/training.jsonl"))
+    places = list(dict.fromkeys(zip(points["model"], points["split"], strict=True)))
     wanted = wanted_runs(points, sorted((results / "figures").glob("*")), trainings)
     versions = wanted_versions(experiment, points, sorted(results.glob("codecs/*/*/*/*")))
     quieten()
     try:
         store = Store(uri, experiment, record)
         ids = store.show(wanted)
-        store.save_views(views(dict.fromkeys((run.model, run.split) for run in wanted)))
+        store.save_views(views(places))
         Registry(store, experiment, ids).show(versions)
     except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
         reason = reason_of(without_password(str(error)))
@@ -55,12 +56,13 @@ def sync(results: Path, tracking_uri: str | None = None, later: bool = False) ->
     for key in ids:
         queue_of(results, key).unlink(missing_ok=True)
     opened = {"tracking_uri": shown, "experiment": experiment, "experiment_id": store.experiment}
-    write_json(record, opened | _how_to_open(shown, store.experiment) | {"runs": ids})
+    address, command = _how_to_open(shown)
+    opened |= {"command": command, "page": page(address, store.experiment, *places[-1])}
+    write_json(record, opened | {"runs": ids})
 
 
-def _how_to_open(uri: str, experiment: str) -> dict[str, str | None]:
-    """The command that serves the store, if it needs one, and the address of its runs."""
+def _how_to_open(uri: str) -> tuple[str, str | None]:
+    """The address at which a browser finds a store, and the command that serves it if need be."""
     if uri.startswith(("http://", "https://")):
-        return {"command": None, "page": page(uri, experiment)}
-    command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    return {"command": command, "page": page("http://127.0.0.1:5000", experiment)}
+        return uri, None
+    return "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
