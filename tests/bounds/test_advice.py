@@ -13,6 +13,7 @@ from splitcodec.bounds.advice import (
     Probe,
     Statistics,
     advise,
+    as_decoded,
     break_even_bandwidth,
     compare_outputs,
     latency,
@@ -22,7 +23,7 @@ from splitcodec.bounds.advice import (
     statistics_of,
 )
 from splitcodec.bounds.advising import advise as advise_on
-from splitcodec.bounds.rate_distortion import gaussian_rate
+from splitcodec.bounds.rate_distortion import gaussian_rate, quantiser_rate
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
 from splitcodec.errors import InputError
@@ -39,8 +40,6 @@ def gaussian_split(split, variance, channels=10):
 
 def quadratic(statistics, ratio=1.0):
     """A probe of a model whose divergence is exactly the distortion."""
-    from splitcodec.bounds.rate_distortion import quantiser_rate
-
     kl = np.array([quantiser_rate(statistics.variances, w).distortion for w in WEIGHTS])
     return Probe(WEIGHTS, kl, ratio * kl, 0.01 * kl)
 
@@ -52,6 +51,23 @@ def test_the_predicted_rate_is_a_quarter_bit_a_channel_above_the_gaussian_functi
     assert line.bits_per_token == pytest.approx(least + 10 * 0.254, rel=0.02)
     assert line.low < line.bits_per_token < line.high
     assert line.rate_weight == pytest.approx(math.log1p(0.005) * 2 * math.log(2) / 10, rel=0.1)
+
+
+def test_probed_channels_have_the_moments_of_quantised_values():
+    variances = torch.tensor([0.5, 4.0, 40.0]).double()
+    point = quantiser_rate(variances, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    latent = variances.sqrt() * torch.randn(400_000, 3, generator=generator, dtype=torch.float64)
+    decoded = as_decoded(latent, variances, point, generator)
+    # The best multiple m of the quantised value q has E[z m q] = E[(m q)²] = ν − d.
+    explained = variances - point.errors
+    assert (decoded**2).mean(0).tolist() == pytest.approx(
+        (explained / point.multiples**2).tolist(), rel=0.02
+    )
+    assert (latent * decoded).mean(0).tolist() == pytest.approx(
+        (explained / point.multiples).tolist(), rel=0.02
+    )
+    assert not torch.allclose(point.multiples[0], torch.ones(()).double(), atol=0.05)
 
 
 def test_splits_are_ranked_by_rate_and_the_correction_scales_it():

@@ -96,6 +96,18 @@ def rate_at(statistics: Statistics, rate_weight: float) -> float:
     return statistics.coded_share * quantiser_rate(statistics.variances, rate_weight).bits_per_token
 
 
+def as_decoded(
+    latent: Tensor, variances: Tensor, point: OperatingPoint, generator: torch.Generator
+) -> Tensor:
+    """What a quantiser decodes of channels (tokens, channels), to second moments.
+
+    The test channel, (1 − d/ν) z + noise of variance d (1 − d/ν), is the best multiple of that.
+    """
+    kept = 1 - (point.errors / variances.clamp_min(1e-300)).clamp(0, 1)
+    noise = torch.randn(latent.shape, generator=generator, dtype=torch.float64)
+    return (kept * latent + (kept * point.errors).sqrt() * noise) / point.multiples
+
+
 @torch.inference_mode()
 def probe(
     model: SplitModel,
@@ -123,16 +135,10 @@ def probe(
 def _with_errors(
     batch: Batch, statistics: Statistics, point: OperatingPoint, generator: torch.Generator
 ) -> Tensor:
-    """Each channel z of ordinary tokens as the test channel has it, over the quantiser's multiple.
-
-    The test channel, (1 − d/ν) z + noise of variance d (1 − d/ν), is the best multiple of what is
-    decoded.
-    """
+    """The representation as a quantiser leaves it, a first token as its mean."""
     usable = ordinary_tokens(batch.representation, batch.mask)
     latent = (batch.representation[usable].double() - statistics.mean) @ statistics.forward.T
-    kept = 1 - (point.errors / statistics.variances.clamp_min(1e-300)).clamp(0, 1)
-    noise = torch.randn(latent.shape, generator=generator, dtype=torch.float64)
-    latent = (kept * latent + (kept * point.errors).sqrt() * noise) / point.multiples
+    latent = as_decoded(latent, statistics.variances, point, generator)
     changed = batch.representation.clone()
     changed[usable] = (latent @ statistics.backward.T + statistics.mean).float()
     changed[:, 0] = statistics.first_mean.float()
