@@ -145,7 +145,7 @@ def test_a_failed_fetch_leaves_the_model_that_was_there(small, tmp_path):
 
 
 def test_a_directory_that_is_no_fetched_model_is_named(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="holds no model"):
         read_identity(tmp_path)
     (tmp_path / "splitcodec.json").write_text('{"kind": "other"}')
     with pytest.raises(InputError, match="does not describe a model"):

@@ -47,4 +47,4 @@ def test_the_figure_has_a_point_a_split(tmp_path):
     covariance, _, norm = figure.axes
     assert len(covariance.lines[0].get_xdata()) == 5
     assert "Spearman 1.00" in covariance.get_title()
-    assert "fewer" in norm.get_title()  # these bounds have no spectral norm
+    assert "no split" in norm.get_title()  # these bounds have no spectral norm

@@ -117,9 +117,9 @@ def generate(
     from splitcodec.inference.generation import generate
     from splitcodec.inputs.tokenisers import Prompts
 
-    prompts = Prompts.load(model)
     loaded_codec, meaning = load_codec(codec, coder)
     original = load_model(model, model_dtype, meaning)
+    prompts = Prompts.load(model)
     loaded_codec.attach(original.embedding)
     changed = model_of_codec(original, codec, meaning)
     ids = torch.from_numpy(prompts.encode(prompt))

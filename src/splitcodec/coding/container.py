@@ -169,6 +169,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
             yield file
+    except IsADirectoryError:
+        raise InputError(
+            f"{path} is a directory; name a file (`splitcodec show` tells of a codec's directory)"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 

@@ -125,7 +125,8 @@ class FileDecoder:
                 return
         raise BitstreamError(
             f"{bitstream} was made by a {self.header.codec} codec with hash "
-            f"{self.header.codec_hash}, which is not in {', '.join(map(str, codec_directories))}"
+            f"{self.header.codec_hash}, which is not in {', '.join(map(str, codec_directories))}; "
+            "name the directory whose codec.json has this hash"
         )
 
     @property

@@ -66,6 +66,11 @@ def model_directory(directory: Path) -> Iterator[Path]:
 
 def read_identity(directory: Path) -> dict[str, Any]:
     """What `splitcodec.json` says of a fetched model; raises InputError if it is not one."""
+    if not (directory / IDENTITY).is_file():
+        raise InputError(
+            f"{directory} holds no model (it has no {IDENTITY}); "
+            "`splitcodec fetch-model` makes one, from the hub, a package or files of yours"
+        )
     identity = read_json(directory / IDENTITY)
     if not isinstance(identity, dict) or identity.get("kind") != "model":
         raise InputError(f"{directory / IDENTITY} does not describe a model; fetch the model again")

@@ -105,6 +105,10 @@ def bounds_by_rate(
         figure, panels = new_figure(2.5, len(names), width, sharey=True)
         for axes, name in zip(panels, names, strict=True):
             rows = table[["split", "rate", name]].astype(float).dropna()
+            if rows.empty:
+                axes.set(xlabel=name, xticks=[])
+                axes.set_title("no split where both are known", fontsize=7)
+                continue
             axes.plot(rows[name], rows["rate"], "o", color=INK, markersize=4)
             for row in rows.itertuples(index=False):
                 place = {"xytext": (3, 3), "textcoords": "offset points", "color": FAINT}
@@ -112,6 +116,8 @@ def bounds_by_rate(
             axes.set(xlabel=name)
             axes.margins(0.15)
             axes.set_title(_say(correlation(rows[name], rows["rate"])), fontsize=7)
+        if table["rate"].isna().all():
+            panels[0].set_yticks([])
         panels[0].set_ylabel(f"{CODEC}: bits per {terms.unit}\nat {terms.level(INCREASE)}")
     return figure
 

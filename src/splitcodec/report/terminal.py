@@ -62,7 +62,9 @@ def print_card(directory: Path, console: Console | None = None) -> None:
     if not path.is_file():
         raise InputError(f"{directory} holds no codec (no codec.json); name its directory")
     if len(path.resolve().parents) < 6:
-        raise InputError(f"{directory} does not lie in the results of an experiment")
+        raise InputError(
+            f"{directory} lies in no results/<experiment>, whose table of points its card needs"
+        )
     points = read_points(path.resolve().parents[5] / "points.parquet")
     console.print(Markdown(markdown(card_of(path, points))))
 

@@ -155,6 +155,7 @@ class Chart {
     };
     const across = Math.floor((frame.right - frame.left) / 62);
     for (const value of ticks(spec.x.low, spec.x.high, spec.x.logarithmic, across)) {
+      if (spec.x.whole && !Number.isInteger(value)) continue;
       svg.append(element("line", { x1: x(value), x2: x(value), y1: frame.top, y2: frame.bottom, class: "grid" }));
       text((spec.x.write ?? plain)(value), { x: x(value), y: frame.bottom + 16, "text-anchor": "middle", class: "tick" });
     }

@@ -156,14 +156,16 @@ function rateBySplit() {
         const ends = [first, last].map((split) => ({ x: split, y: rate, title: look.name, lines: [bits(rate, group.unit)] }));
         series.push({ ...look, points: ends, line: ends.map((p) => [p.x, p.y]) });
       }
+      by(`splits-${i}`).hidden = !series.length;
+      by(`splits-note-${i}`).textContent = series.length ? "" : `No curve was measured on both sides of ${group.levels[at]}.`;
+      if (!series.length) return;
       const most = Math.max(1, ...series.flatMap((c) => c.points.map((p) => p.y)));
       const room = Math.max(1, 0.08 * (last - first));
       chart.draw({
         label: `Rate by split of ${group.model}`, series,
-        x: { label: "split (blocks before it)", low: first - room, high: last + room },
+        x: { label: "split (blocks before it)", low: first - room, high: last + room, whole: true },
         y: { label: `bits per ${group.unit} (file)`, low: 0, high: most * 1.08 },
       });
-      by(`splits-note-${i}`).textContent = series.length ? "" : `No curve was measured on both sides of ${group.levels[at]}.`;
     };
     redraws.push(draw);
     choice.addEventListener("change", draw);
