@@ -1,84 +1,138 @@
-"""Every curve of an experiment against the closed form: `python benchmarks/frontier.py RESULTS`.
+"""Every curve against the closed form: `python benchmarks/frontier.py RESULTS`.
 
-For each split and curve: BD-rate against `klt` and against the integers with Zstandard (negative is
-cheaper; seeds apart, as mean and spread), the rate at which perplexity rises by 1 %, and the share
-of the bits of int4-groups-of-32 + Zstandard's curve at perplexities 2 to 10 % above uncoded.
+It reads evaluation files alone, so a run need not be finished. Several RESULTS that evaluated the
+same text may be named: a codec that is in two of them counts as in the last. For each split and
+curve, means over seeds: bits and perplexity of every λ; BD-rate against `klt` (negative is cheaper)
+with a 95 % interval over documents, and of each seed alone; the rate at which perplexity rises by
+1 %; and the share of the bits of int + Zstandard at perplexities 2, 4, 6 and 10 % above uncoded.
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from splitcodec.files import read_json
 from splitcodec.report.curves import ANCHOR, Curve, bd_rate, curves_of, rate_at
-from splitcodec.report.table import read_points
+from splitcodec.report.matrix import Cell, matrices, read_documents
 
-CLOSED_FORM = "klt"
-RISES = (1.02, 1.04, 1.06, 1.08, 1.10)
-
-
-def main(results: Annotated[Path, typer.Argument(help="results/<experiment>")]) -> None:
-    """Print one row a split and curve."""
-    points = read_points(results / "points.parquet")
-    uncoded = {row.model: row.cross_entropy_uncoded for row in points.itertuples()}
-    table = Table(title=f"{results.name}: files of {points['tokens'].max():,} tokens")
-    for name in ("split", "curve", "BD vs klt, %", "BD vs int + zstd, %", "bits at +1 %", "share"):
-        table.add_column(name, justify="left" if name == "curve" else "right")
-    curves = curves_of(points)
-    for curve in curves:
-        near = {c.name: c for c in curves if (c.model, c.split) == (curve.model, curve.split)}
-        start = uncoded[curve.model]
-        table.add_row(
-            str(curve.split),
-            curve.name,
-            against(near.get(CLOSED_FORM), curve),
-            against(near.get(ANCHOR), curve),
-            written(rate_at(curve, start + math.log(1.01)), ",.0f"),
-            shares(near.get(ANCHOR), curve, start),
-        )
-    Console(width=120).print(table)
+RISES = (0.02, 0.04, 0.06, 0.10)
 
 
-def seeds_of(curve: Curve) -> list[Curve]:
-    """One curve a seed."""
-    groups = curve.points.groupby("seed", dropna=False)
-    return [Curve(curve.model, curve.split, curve.name, rows) for _, rows in groups]
+def main(
+    results: Annotated[list[Path], typer.Argument(help="results/<experiment>; several are joined")],
+    against: Annotated[
+        str, typer.Option(help="the curve of whose bits the others have a share")
+    ] = "klt",
+) -> None:
+    """Print the points, then one row a split and curve."""
+    files = evaluations(results)
+    points = points_of(files)
+    console = Console(width=170)
+    console.print(table_of_points(points))
+    console.print(table_of_curves(points, files, against))
 
 
-def against(anchor: Curve | None, curve: Curve) -> str:
-    """BD-rate in percent, mean over seeds and half their range."""
-    if anchor is None or anchor.name == curve.name:
+def evaluations(results: list[Path]) -> list[Path]:
+    """Evaluation files; of a model, split and codec those of the last directory that has any."""
+    found = {}
+    for directory in results:
+        for place in sorted(directory.glob("evaluation/*/*/*")):
+            found[place.parts[-3:]] = sorted(place.glob("*.json"))
+    return [file for files in found.values() for file in files]
+
+
+def points_of(files: list[Path]) -> pd.DataFrame:
+    """A row a point, as in the table of points, without what other steps measure."""
+    rows = [point for file in files for point in read_json(file)["points"]]
+    table = pd.DataFrame(rows).drop(columns="by_document", errors="ignore")
+    return table.reindex(columns=[*table.columns, "feature_error"]).sort_values(["model", "split"])
+
+
+def table_of_points(points: pd.DataFrame) -> Table:
+    """Bits and perplexity by λ, means over seeds, and the largest excess of file over estimate."""
+    table = Table(title=f"files of {points['tokens'].max():,} tokens")
+    for name in ("split", "curve", "λ: bits, perplexity", "file over estimate, at most"):
+        table.add_column(name)
+    coded = points[points["coder"] == "ans"]
+    for (split, codec), rows in coded.groupby(["split", "codec"]):
+        said = [
+            f"{weight:g}: {group['bits_per_token_file'].mean():,.0f}, {rise(group):+.1f} %"
+            for weight, group in rows.groupby("lambda")
+        ]
+        excess = (rows["bits_per_token_file"] / rows["bits_per_token_estimated"] - 1).max()
+        table.add_row(str(split), codec, " · ".join(said), f"{excess:.2%}")
+    return table
+
+
+def rise(points: pd.DataFrame) -> float:
+    """Of perplexity over the uncoded model, in percent."""
+    return 100 * math.expm1((points["cross_entropy"] - points["cross_entropy_uncoded"]).mean())
+
+
+def table_of_curves(points: pd.DataFrame, files: list[Path], against: str) -> Table:
+    """One row a split and curve."""
+    table = Table()
+    shares = "share of int + zstd at " + ", ".join(f"{rise:+.0%}" for rise in RISES)
+    for name in ("split", "curve", f"BD-rate vs {against}, %", "of seeds", "bits at +1 %", shares):
+        table.add_column(name)
+    cells = {m.split: m.cells for m in matrices(points, read_documents(files))}
+    for split, rows in points.groupby("split"):
+        curves = {curve.name: curve for curve in curves_of(rows)}
+        for name, curve in curves.items():
+            table.add_row(
+                str(split),
+                name,
+                written(cells.get(split, {}).get((name, against))),
+                ", ".join(seeds_against(curves.get(against), curve)),
+                bits_at(curve, 0.01),
+                ", ".join(share(curve, curves.get(ANCHOR), rise) for rise in RISES),
+            )
+    return table
+
+
+def written(cell: Cell | None) -> str:
+    """A BD-rate with its interval."""
+    if cell is None:
         return ""
-    found = [bd_rate(anchor, one) for one in seeds_of(curve)]
-    values = [bd.percent for bd in found if bd is not None]
-    if not values:
-        return "no overlap"
-    spread = f" ± {np.ptp(values) / 2:.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):+.1f}{spread}"
+    interval = "" if cell.low is None else f" ({cell.low:+.1f} to {cell.high:+.1f})"
+    return f"{cell.percent:+.1f}{interval}"
 
 
-def shares(anchor: Curve | None, curve: Curve, uncoded: float) -> str:
-    """Least and largest share of the anchor's bits over RISES, where both curves are known."""
-    if anchor is None or anchor.name == curve.name:
-        return ""
-    pairs = [[rate_at(c, uncoded + math.log(rise)) for c in (curve, anchor)] for rise in RISES]
-    ratios = [own / other for own, other in known(pairs)]
-    return f"{min(ratios):.3f} to {max(ratios):.3f}" if ratios else "no overlap"
+def seeds_against(anchor: Curve | None, curve: Curve) -> list[str]:
+    """BD-rate of each seed, where there are several, against the anchor's same seed or its mean."""
+    if anchor is None or anchor.name == curve.name or curve.points["seed"].nunique() < 2:
+        return []
+    own = anchor.points.groupby("seed").groups
+    found = []
+    for seed, rows in curve.points.groupby("seed"):
+        same = anchor.points.loc[own[seed]] if len(own) > 1 and seed in own else anchor.points
+        one, other = (Curve(curve.model, curve.split, "", part) for part in (same, rows))
+        found.append(bd_rate(one, other))
+    return [f"{bd.percent:+.1f}" for bd in found if bd is not None]
 
 
-def known(pairs: Iterable[list[float | None]]) -> list[list[float]]:
-    """Those pairs of which both are known."""
-    return [pair for pair in pairs if None not in pair]
+def bits_at(curve: Curve, rise: float) -> str:
+    """Bits a token where perplexity has risen by so much."""
+    bits = rate_at(curve, uncoded(curve) + math.log1p(rise))
+    return "not reached" if bits is None else f"{bits:,.0f}"
 
 
-def written(value: float | None, form: str) -> str:
-    """A number, or that the curve does not reach it."""
-    return "not reached" if value is None else format(value, form)
+def share(curve: Curve, anchor: Curve | None, rise: float) -> str:
+    """Of the anchor's bits at the same perplexity."""
+    level = uncoded(curve) + math.log1p(rise)
+    own, other = rate_at(curve, level), None if anchor is None else rate_at(anchor, level)
+    return f"{own / other:.2f}" if own and other else "–"
+
+
+def uncoded(curve: Curve) -> float:
+    """Cross-entropy of the uncoded model in nats."""
+    return float(np.mean(curve.points["cross_entropy_uncoded"]))
 
 
 if __name__ == "__main__":
