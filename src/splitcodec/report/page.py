@@ -56,6 +56,7 @@ POINT_COLUMNS = (
     Shown("model", "model", "", str),
     Shown("split", "split", "", str),
     Shown("codec", "codec", "", str),
+    Shown("mode", "learns", "", str),
     Shown("coder", "coder", "", str),
     Shown("lambda", "λ", "nats/bit", "{:g}".format),
     Shown("seed", "seed", "", str),
@@ -184,13 +185,10 @@ def _told(curve: Curve, cross_entropy: float) -> str:
 
 def _shown(table: pd.DataFrame) -> list[Shown]:
     """The columns that say something of these models."""
-    text = TEXT in all_terms(table)
-    return [
-        column
-        for column in POINT_COLUMNS
-        if (text or column.name not in _OF_TEXT)
-        and (column.name not in IMAGES or table[column.name].notna().any())
-    ]
+    idle = {name for name in IMAGES if table[name].isna().all()}
+    idle |= set() if TEXT in all_terms(table) else set(_OF_TEXT)
+    idle |= set() if set(table["mode"]) - {"none", "frozen"} else {"mode"}
+    return [column for column in POINT_COLUMNS if column.name not in idle]
 
 
 def _places(table: pd.DataFrame) -> list[dict[str, Any]]:
