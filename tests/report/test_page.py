@@ -119,6 +119,17 @@ def test_names_are_escaped(results, figures, tmp_path):
     assert "&lt;script&gt;alert(1)" in text
 
 
+def test_the_points_say_the_mode_where_something_learns(source, results, figures, tmp_path):
+    heading = ">mode<"
+    assert heading not in source.replace("\n", "")
+    points = read_points(results / "points.parquet")
+    points.loc[points["codec"] == "hyperprior", "mode"] = "back-adapters"
+    points.to_parquet(results / "points.parquet")
+    text = write(results, tmp_path / "report.html", figures)
+    assert heading in text.replace("\n", "")
+    assert "back-adapters" in text[text.index('<table id="points">') :]
+
+
 def test_without_learned_codecs_the_page_says_so(tmp_path):
     results = synthetic.build(tmp_path, splits=(20,), learned=())
     synthetic.collect_points(results)

@@ -56,7 +56,7 @@ POINT_COLUMNS = (
     Shown("model", "model", "", str),
     Shown("split", "split", "", str),
     Shown("codec", "codec", "", str),
-    Shown("mode", "learns", "", str),
+    Shown("mode", "mode", "", str),
     Shown("coder", "coder", "", str),
     Shown("lambda", "λ", "nats/bit", "{:g}".format),
     Shown("seed", "seed", "", str),
