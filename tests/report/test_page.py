@@ -120,7 +120,7 @@ def test_names_are_escaped(results, figures, tmp_path):
 
 
 def test_the_points_say_the_mode_where_something_learns(source, results, figures, tmp_path):
-    heading = ">mode<"
+    heading = '<button type="button">mode<'
     assert heading not in source.replace("\n", "")
     points = read_points(results / "points.parquet")
     points.loc[points["codec"] == "hyperprior", "mode"] = "back-adapters"
