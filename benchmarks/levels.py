@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from splitcodec.activations.store import Activations
+from splitcodec.codecs.catalogue import middle
 from splitcodec.codecs.hyperparameters import KltHyperparameters
-from splitcodec.codecs.klt import Klt, middle
+from splitcodec.codecs.klt import Klt
 from splitcodec.report.curves import bd_percent
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence

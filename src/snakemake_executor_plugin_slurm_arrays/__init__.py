@@ -72,7 +72,7 @@ class Executor(SlurmExecutor):
         try:
             logs.mkdir(parents=True, exist_ok=True)
             number = self._sbatch(jobs, logs / "%A_%a.log")
-        except (OSError, WorkflowError) as error:
+        except Exception as error:  # nobody reads what a thread of the pool raises
             for job in jobs:
                 self._report_job_error_threadsafe(
                     SubmittedJobInfo(job), f"The job array was not submitted: {error}"

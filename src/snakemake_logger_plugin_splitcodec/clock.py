@@ -49,7 +49,9 @@ class Clock:
         """Write the mean seconds of each rule's jobs, for a later run's expectations."""
         means = {rule: round(fmean(times), 1) for rule, times in self.times.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.expectations | means, indent=2) + "\n", encoding="utf-8")
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(self.expectations | means, indent=2) + "\n", encoding="utf-8")
+        beside.replace(path)
 
     def begin(self, totals: dict[str, int]) -> None:
         """A run of so many jobs of each rule begins now."""

@@ -7,7 +7,7 @@ import torch
 from codec_samples import CHANNELS, FIRST_MEAN, fitted_hyperprior, representations
 
 from splitcodec.codecs.channelwise import ChannelwiseCodec
-from splitcodec.errors import BitstreamError
+from splitcodec.errors import BitstreamError, InputError
 
 
 def forward(codec, representation, lengths):
@@ -173,3 +173,13 @@ def test_one_codec_cannot_read_anothers_streams(data):
 def test_the_channels_are_those_of_the_representation(learned):
     assert learned.channels == CHANNELS
     assert learned.analysis.shape == (learned.kept, CHANNELS)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_refused_unless_it_is_padding(learned, data, value):
+    representation, lengths = data[0].clone(), data[1]
+    representation[1, 5, 0] = value  # behind the end of a sequence of one token
+    learned.compress(representation, lengths)
+    representation[0, 5, 0] = value
+    with pytest.raises(InputError, match="no number"):
+        learned.compress(representation, lengths)

@@ -184,6 +184,8 @@ assert not {{"torch", "numpy", "transformers"}} & set(sys.modules)
     [
         ("codecs.2.lambdas", [0.001], "shared is for several λ"),
         ("codecs.2.lambdas", [1e-5, 0.1], "needs levels"),
+        ("codecs.2.lambdas", [1e-5, 1.1e-5, 1.2e-5, 1e-3], "needs levels"),  # far from their middle
+        ("codecs.2.lambdas", [1e-3, 3.16227766e-3], "write 0.00316228"),
         ("codecs.2.set.levels", 0, "needs levels"),
         ("codecs.2.mode", "back", "mode frozen"),
     ],

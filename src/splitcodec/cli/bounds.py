@@ -36,13 +36,19 @@ def bounds(
     from splitcodec.settings.measures import Bounds
     from splitcodec.training.sensitivity import load_sensitivity
 
+    store = Activations(activations)
+    matrix = None
+    if sensitivity:
+        found, meaning = load_sensitivity(sensitivity)
+        store.check_split(meaning["split"])
+        matrix = found.matrix
     report = measure_bounds(
-        Activations(activations),
+        store,
         codec,
         Bounds(rademacher_draws=rademacher_draws, rate_sequences=rate_sequences),
         seed,
         Activations(evaluation) if evaluation else None,
-        load_sensitivity(sensitivity)[0].matrix if sensitivity else None,
+        matrix,
         read_json(references)["model_bits_per_token"] if references else None,
     )
     write_sealed_json(out, report)

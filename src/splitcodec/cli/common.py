@@ -83,6 +83,8 @@ def increase(text: str) -> float:
 
 def validated(wanted: Any, given: dict[str, Any]) -> Any:
     """`given` without its Nones as the type `wanted`; SettingsError names what is wrong."""
+    if not isinstance(given, dict):
+        raise SettingsError(f"{given!r} is no mapping such as {{kind: files, path: x}}")
     values = {key: value for key, value in given.items() if value is not None}
     try:
         return TypeAdapter(wanted).validate_python(values)

@@ -20,6 +20,7 @@ from splitcodec.cli.common import (
     parse_yaml,
     validated,
 )
+from splitcodec.errors import SettingsError
 from splitcodec.settings import Task
 
 
@@ -47,7 +48,10 @@ def evaluate(
     rows = evaluate(loaded, *stores, codec, bitstream, batch_sequences, bootstrap)
     for directory, path in zip(codec, out, strict=True):
         digest = load_state(directory)[0]["hash"]
-        write_sealed_json(path, {"points": [row for row in rows if row["codec_hash"] == digest]})
+        own = [row for row in rows if row["codec_hash"] == digest]
+        if not own:
+            raise SettingsError(f"no --bitstream was made by the codec in {directory}; name one")
+        write_sealed_json(path, {"points": own})
 
 
 @app.command()

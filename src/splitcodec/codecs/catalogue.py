@@ -3,7 +3,9 @@
 `codecs.registry` binds the same names to the classes.
 """
 
+import math
 import re
+from collections.abc import Sequence
 
 from splitcodec.codecs.hyperparameters import (
     DirectAccessHyperparameters,
@@ -49,3 +51,10 @@ def hyperparameters_of(name: str) -> type[Hyperparameters]:
         known = ", ".join([*LEARNED, "fp16", "int2 to int8"])
         raise SettingsError(f"unknown codec {name!r}; known are {known}")
     return LEARNED[name]
+
+
+def middle(rate_weights: Sequence[float]) -> float:
+    """The geometric mean of several λ."""
+    if len(rate_weights) == 1:
+        return rate_weights[0]  # to the last digit
+    return math.exp(sum(map(math.log, rate_weights)) / len(rate_weights))

@@ -7,7 +7,6 @@ the channels are uncorrelated: each gets its own uniform step and scale (`alloca
 gradient training.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from splitcodec.activations.moments import SINK_RATIO, Moments, Sample
 from splitcodec.codecs.allocation import REACH, Quantisation, choose_quantisation, high_rate_step
+from splitcodec.codecs.catalogue import middle
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.levels import TABLES_A_LEVEL, Known, TokenWeights, in_steps
@@ -194,13 +194,6 @@ def _set_prediction(codec: Klt, moments: Moments, prediction: Tensor) -> None:
     if moments.context.history:
         codec.history = prediction[:, :channels].float()
         codec.sink_energy = SINK_RATIO * moments.covariance.trace().float()
-
-
-def middle(rate_weights: Sequence[float]) -> float:
-    """The geometric mean of several λ."""
-    if len(rate_weights) == 1:
-        return rate_weights[0]  # to the last digit
-    return math.exp(sum(map(math.log, rate_weights)) / len(rate_weights))
 
 
 def _fit_levels(codec: Klt, latents: Tensor, values: Tensor, ratios: list[float]) -> None:

@@ -171,6 +171,9 @@ class TransformCodec(Codec):
         With a `past`, of the tokens that come next, which then are part of it.
         """
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
+        # The sum is quick, and finite where all values are.
+        if not representation.sum().isfinite() and not (representation.isfinite() | ~mask).all():
+            raise InputError("the representation has values that are infinite or no number")
         means, offsets = self.means(tokens, representation.shape[1], past.tokens if past else 0)
         coder = Encoder()
         if self.sends_tokens:

@@ -29,6 +29,22 @@ _DATA = ("model", "model_hash", "split", "partition", "data_hash")
 """What header and store both say of the data."""
 
 
+def check_fits(
+    codec: Codec, meaning: dict[str, Any], directory: Path, activations: Activations
+) -> None:
+    """Raise SettingsError for a codec of another split or number of channels than a store's."""
+    if activations.channels != codec.channels:
+        raise SettingsError(
+            f"{directory} codes {codec.channels} channels, {activations.path} has "
+            f"{activations.channels}"
+        )
+    if meaning["split"] != activations.metadata["split"]:
+        raise SettingsError(
+            f"{directory} was made for split {meaning['split']}, {activations.path} is split "
+            f"{activations.metadata['split']}"
+        )
+
+
 def check_same_model(meaning: dict[str, Any], activations: Activations, directory: Path) -> None:
     """Raise InputError unless a codec was trained with the model that these tokens are for."""
     if meaning["model_hash"] != activations.metadata["model_hash"]:
@@ -69,16 +85,7 @@ def encode(
     """
     codec, meaning = load_codec(codec_directory, coder)
     codec.to(device())
-    if activations.channels != codec.channels:
-        raise SettingsError(
-            f"{codec_directory} codes {codec.channels} channels, {activations.path} has "
-            f"{activations.channels}"
-        )
-    if meaning["split"] != activations.metadata["split"]:
-        raise SettingsError(
-            f"{codec_directory} was made for split {meaning['split']}, {activations.path} is split "
-            f"{activations.metadata['split']}"
-        )
+    check_fits(codec, meaning, codec_directory, activations)
     if model:
         check_same_model(meaning, activations, codec_directory)
         codec.attach(model.embedding)

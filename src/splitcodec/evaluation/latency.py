@@ -18,7 +18,7 @@ from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
 from splitcodec.codecs.registry import coders_of, load_codec
 from splitcodec.coding.clock import coder_clock
-from splitcodec.evaluation.bitstreams import model_of_codec, representation_of
+from splitcodec.evaluation.bitstreams import check_fits, model_of_codec, representation_of
 from splitcodec.progress import progress
 from splitcodec.settings import changes_front
 from splitcodec.splitting.model import SplitModel
@@ -44,7 +44,8 @@ def measure_latency(
     batch = activations.read(range(min(sequences, len(activations))))
     points = []
     for directory in progress(codecs, "timing"):
-        _, meaning = load_codec(directory)
+        first, meaning = load_codec(directory)
+        check_fits(first, meaning, directory, activations)
         front = changes_front(meaning["mode"])
         changed = model_of_codec(model, directory, meaning) if front else None
         sent = replace(batch, representation=representation_of(batch, meaning, changed))

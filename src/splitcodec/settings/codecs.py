@@ -11,6 +11,7 @@ from splitcodec.codecs.catalogue import (
     LOG_RATE_WEIGHT_A_LEVEL,
     hyperparameters_of,
     is_baseline,
+    middle,
 )
 from splitcodec.errors import SettingsError
 from splitcodec.settings.base import Different, Name, PositiveFloat, Strict
@@ -69,6 +70,15 @@ class Codec(Strict):
             raise ValueError(str(error)) from None
         return codec
 
+    @field_validator("lambdas")
+    @classmethod
+    def written_in_names(cls, lambdas: list[float]) -> list[float]:
+        """Files are named by λ in six digits."""
+        for weight in lambdas:
+            if float(f"{weight:g}") != weight:
+                raise ValueError(f"{weight!r} has more than six digits; write {weight:g}")
+        return lambdas
+
     @field_validator("set")
     @classmethod
     def fitting(cls, changes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
@@ -120,7 +130,8 @@ def check_mode(codec: str, mode: Mode, levels: int, shared: Sequence[float]) -> 
         return
     if mode != "frozen":
         raise ValueError("one codec for several λ goes with mode frozen")
-    least = math.ceil(math.log(max(shared) / min(shared)) / (2 * LOG_RATE_WEIGHT_A_LEVEL))
+    farthest = max(abs(math.log(weight / middle(shared))) for weight in shared)
+    least = math.ceil(farthest / LOG_RATE_WEIGHT_A_LEVEL)
     if levels < least:
         raise ValueError(f"one codec for these λ needs levels, {least} or more")
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
+from splitcodec.codecs.catalogue import middle
 from splitcodec.codecs.hyperparameters import KltHyperparameters, TrainedHyperparameters
-from splitcodec.codecs.klt import Klt, fit_klt, middle
+from splitcodec.codecs.klt import Klt, fit_klt
 from splitcodec.codecs.registry import build_codec
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.devices import device

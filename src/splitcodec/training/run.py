@@ -16,9 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from splitcodec import __version__
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.base import Codec, save_codec
-from splitcodec.codecs.catalogue import coder_when_learned, hyperparameters_of, is_baseline
+from splitcodec.codecs.catalogue import (
+    coder_when_learned,
+    hyperparameters_of,
+    is_baseline,
+    middle,
+)
 from splitcodec.codecs.hyperparameters import Hyperparameters
-from splitcodec.codecs.klt import middle
 from splitcodec.codecs.registry import build_codec, load_codec
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import atomic_path, sha256_of_file, write_text
@@ -96,6 +100,7 @@ def recipe(
     learns, where they differ from the defaults; `name` is that of its points and curve, if not the
     codec's own.
     """
+    hyperparameters_of(codec)  # an unknown codec is told before its λ
     if is_baseline(codec):
         if rate_weights:
             raise SettingsError(f"{codec} has no λ; leave --lambda out")
@@ -213,6 +218,8 @@ def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> C
         raise InputError(
             f"{material.sensitivity} is of split {meaning['split']}, {stored.path} of {split}"
         )
+    if meaning["model_hash"] != stored.metadata["model_hash"]:
+        raise InputError(f"{material.sensitivity} and {stored.path} are of different models")
     if getattr(wanted.hyperparameters, "tokens", False):
         material.need("a codec that sends token ids", "model")
     data = TrainingData(stored, found, split, model=material.model)
