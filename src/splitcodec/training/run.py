@@ -218,7 +218,8 @@ def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> C
         raise InputError(
             f"{material.sensitivity} is of split {meaning['split']}, {stored.path} of {split}"
         )
-    if meaning["model_hash"] != stored.metadata["model_hash"]:
+    models = {known["model_hash"] for known in (meaning, stored.metadata) if "model_hash" in known}
+    if len(models) > 1:
         raise InputError(f"{material.sensitivity} and {stored.path} are of different models")
     if getattr(wanted.hyperparameters, "tokens", False):
         material.need("a codec that sends token ids", "model")
