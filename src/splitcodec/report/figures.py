@@ -35,6 +35,8 @@ from splitcodec.report.terms import terms_of
 INCREASE = 0.05
 """Loss at which splits are compared: a share of perplexity, or nats of divergence (`terms`)."""
 
+_MOST_TICKS = 15  # of splits, so that their numbers stand apart
+
 
 def draw(
     points: Path,
@@ -105,7 +107,8 @@ def rate_by_split(
             _draw_rival(axes, curve, styles[curve.name])
         axes.set_title(f"{model}, at {terms.level(INCREASE)}", loc="left")
         axes.set(xlabel="split (blocks before it)", ylabel=f"bits per {terms.unit} (file)")
-        axes.set_xticks(sorted({curve.split for curve in curves}))
+        splits = sorted({curve.split for curve in curves})
+        axes.set_xticks(splits[:: math.ceil(len(splits) / _MOST_TICKS)])
         axes.margins(x=0.15)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -133,7 +136,8 @@ def _draw_bounds(axes: Axes, bounds: list[dict[str, Any]], scales: dict[int, flo
         if bits is None:  # too few tokens for a bound
             continue
         bits *= scales.get(limit["split"], math.nan)
-        axes.plot(limit["split"], bits, "_", color=FAINT, markersize=22, markeredgewidth=1.4)
+        size = min(22, 240 / len(bounds))
+        axes.plot(limit["split"], bits, "_", color=FAINT, markersize=size, markeredgewidth=1.4)
     if bounds:
         look = {"color": FAINT, "markersize": 9, "markeredgewidth": 1.4}
         axes.plot([], [], "_", label="bound (representation)", **look)
