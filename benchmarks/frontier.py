@@ -3,8 +3,9 @@
 It reads evaluation files alone, so a run need not be finished. Several RESULTS that evaluated the
 same text may be named: a codec that is in two of them counts as in the last. For each split and
 curve, means over seeds: bits and perplexity of every λ; BD-rate against `klt` (negative is cheaper)
-with a 95 % interval over documents, and of each seed alone; the rate at which perplexity rises by
-1 %; and the share of the bits of int + Zstandard at perplexities 2, 4, 6 and 10 % above uncoded.
+with a 95 % interval over documents, and of each seed alone; the rates at which perplexity rises by
+1 % and divergence is 0.05 nats; and the share of the bits of int + Zstandard at perplexities 2, 4, 6
+and 10 % above uncoded.
 """
 
 import math
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splitcodec.files import read_json
-from splitcodec.report.curves import ANCHOR, Curve, bd_rate, curves_of, rate_at
+from splitcodec.report.curves import ANCHOR, Curve, bd_rate, curves_of, rate_at, rate_at_divergence
 from splitcodec.report.matrix import Cell, matrices, read_documents
 
 RISES = (0.02, 0.04, 0.06, 0.10)
@@ -79,7 +80,15 @@ def table_of_curves(points: pd.DataFrame, files: list[Path], against: str) -> Ta
     """One row a split and curve."""
     table = Table()
     shares = "share of int + zstd at " + ", ".join(f"{rise:+.0%}" for rise in RISES)
-    for name in ("split", "curve", f"BD-rate vs {against}, %", "of seeds", "bits at +1 %", shares):
+    for name in (
+        "split",
+        "curve",
+        f"BD-rate vs {against}, %",
+        "of seeds",
+        "bits at +1 %",
+        "at 0.05 nats",
+        shares,
+    ):
         table.add_column(name)
     cells = {m.split: m.cells for m in matrices(points, read_documents(files))}
     for split, rows in points.groupby("split"):
@@ -91,6 +100,7 @@ def table_of_curves(points: pd.DataFrame, files: list[Path], against: str) -> Ta
                 written(cells.get(split, {}).get((name, against))),
                 ", ".join(seeds_against(curves.get(against), curve)),
                 bits_at(curve, 0.01),
+                counted(rate_at_divergence(curve, 0.05)),
                 ", ".join(share(curve, curves.get(ANCHOR), rise) for rise in RISES),
             )
     return table
@@ -119,7 +129,11 @@ def seeds_against(anchor: Curve | None, curve: Curve) -> list[str]:
 
 def bits_at(curve: Curve, rise: float) -> str:
     """Bits a token where perplexity has risen by so much."""
-    bits = rate_at(curve, uncoded(curve) + math.log1p(rise))
+    return counted(rate_at(curve, uncoded(curve) + math.log1p(rise)))
+
+
+def counted(bits: float | None) -> str:
+    """Bits a token, where a curve was measured on both sides of a quality."""
     return "not reached" if bits is None else f"{bits:,.0f}"
 
 

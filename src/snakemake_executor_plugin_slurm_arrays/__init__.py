@@ -10,6 +10,7 @@ the first one's outputs (snakemake-executor-plugin-slurm, issue 447).
 import subprocess
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 from snakemake_executor_plugin_slurm import (
     Executor as SlurmExecutor,
@@ -84,7 +85,7 @@ class Executor(SlurmExecutor):
             told = SubmittedJobInfo(job, name, {"slurm_logfile": logs / f"{name}.log"})
             self._report_job_submission_threadsafe(told)
 
-    def _sbatch(self, jobs: list[JobExecutorInterface], log: object) -> str:
+    def _sbatch(self, jobs: list[JobExecutorInterface], log: Path) -> str:
         """Hand an array to Slurm, which names it."""
         first = jobs[0]
         validate_slurm_extra(first)

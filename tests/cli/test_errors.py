@@ -22,7 +22,8 @@ def made(world, tmp_path_factory):
     """A sensitivity, two codecs and a bitstream of split 2, and another model."""
     folder = tmp_path_factory.mktemp("made")
     store = world.activations(2, "train")
-    save_sensitivity(folder / "sensitivity", uniform(torch.eye(32).double()), {"split": 2})
+    meaning = {key: store.metadata[key] for key in ("split", "model_hash")}
+    save_sensitivity(folder / "sensitivity", uniform(torch.eye(32).double()), meaning)
     for name in ("int4", "int8"):
         fixed = {"mode": "none", "lambda": None, "seed": None}
         save_for(build_codec(name, 32, {}), store, folder / name, **fixed)
@@ -169,7 +170,7 @@ def test_polishing_with_another_model(train, made):
 def test_an_unknown_baseline(run, world, out):
     done = run("baselines", "--codec", "int9", "--activations", world.store(2, "train"),
                "--out", out)  # fmt: skip
-    assert "int9" in done.complaint
+    assert "unknown codec 'int9'" in done.complaint
 
 
 @pytest.mark.parametrize("coder", ["ans", "lzma"])
@@ -189,6 +190,36 @@ def test_a_store_of_another_split(run, world, made, out):
     done = run("encode", "--codec", made / "int4", "--coder", "raw",
                world.store(1, "evaluation"), "--out", out)  # fmt: skip
     assert "made for split 2" in done.complaint
+
+
+@pytest.mark.parametrize("verb", ["latency", "bounds"])
+def test_a_codec_of_another_split(run, world, made, out, tmp_path, verb):
+    codec = made / "int4"
+    if verb == "bounds":
+        store = world.activations(2, "train")
+        codec = save_for(build_codec("klt", 32, {}, kept=32), store, tmp_path / "klt")
+    done = run(verb, "--activations", world.store(1, "train"), "--codec", codec, "--out", out)
+    assert "was made for split 2" in done.complaint
+
+
+def test_bounds_with_a_sensitivity_of_another_split(run, world, made, out):
+    flags = ["--activations", world.store(1, "train"), "--sensitivity", made / "sensitivity"]
+    done = run("bounds", *flags, "--codec", made / "int4", "--out", out)
+    assert "is of split 2" in done.complaint
+
+
+def test_a_codec_without_its_bitstream(run, world, made, tmp_path):
+    flags = ["--activations", world.store(2, "evaluation"), "--bitstream", made / "int4.rdc"]
+    flags += ["--references", world.store(3, "evaluation"), "--bootstrap", 5]
+    for name in ("int4", "int8"):
+        flags += ["--codec", made / name, "--out", tmp_path / f"{name}.json"]
+    done = run("evaluate", "--model", world.model_directory, *flags)
+    assert "no --bitstream was made by the codec in" in done.complaint
+    assert not (tmp_path / "int8.json").exists()
+
+
+def test_a_directory_where_a_file_is_due(run, made):
+    assert "name a file" in run("inspect", made / "int4").complaint
 
 
 def test_unequal_numbers_of_flags(run, world, made, out):
@@ -250,6 +281,7 @@ def test_bounds_of_a_codec_without_transform(run, world, made, out):
         ("train: {documents: [a], between: [1, 2], sequences: 1}", "exactly one"),
         ("train: {documents: [none*], sequences: 1}", "selects none"),
         ("train: [", "cannot read"),
+        ("train", "no mapping"),
     ],
 )
 def test_a_bad_rule(run, world, out, rule, said):

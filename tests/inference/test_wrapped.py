@@ -117,6 +117,14 @@ def test_what_does_not_fit_is_refused(world, model, folders, batch, tmp_path):
         with_codec(model, folders["int2"])(batch[0], torch.zeros_like(batch[1]))
 
 
+def test_a_model_of_unknown_origin_is_warned_of(model, folders, recwarn, monkeypatch):
+    with_codec(model, folders["fine"])
+    assert not [warning for warning in recwarn if "cannot be told" in str(warning.message)]
+    monkeypatch.setattr(model, "name_or_path", "somewhere/else")
+    with pytest.warns(UserWarning, match="only its shape was checked"):
+        with_codec(model, folders["fine"])
+
+
 def test_the_example_of_the_readme(world, folders):
     (code,) = re.findall(r"```python\n(from transformers.*?)```", README.read_text(), re.DOTALL)
     assert len(code.splitlines()) <= 9

@@ -108,6 +108,7 @@ def test_the_command_of_a_failed_job_runs_it_alone(run, tmp_path):
         ("--cores 2 --configfile a.yaml --rerun-incomplete all", "--configfile a.yaml"),
         ("--profile slurm all --configfile=a.yaml codecs", "--profile slurm --configfile=a.yaml"),
         ("-s Snakefile -d there x --config a=1 b=2 -n", "-s Snakefile -d there --config a=1 b=2"),
+        ("-C a=1 b=2 --workflow-profile p -n", "-C a=1 b=2 --workflow-profile p"),
         ("--dry-run", ""),
     ],
 )

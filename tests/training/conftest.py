@@ -11,7 +11,8 @@ def material(world, tmp_path_factory):
     activations = world.activations(SPLIT, "train")
     matrix = measure_sensitivity(world.model, {SPLIT: activations}, 8, 4, 0)[SPLIT]
     path = tmp_path_factory.mktemp("sensitivity") / "split2.safetensors"
-    save_sensitivity(path, matrix, {"split": SPLIT})
+    meaning = {key: activations.metadata[key] for key in ("split", "model_hash")}
+    save_sensitivity(path, matrix, meaning)
     return dict(
         sensitivity=path,
         references=world.store(3, "train"),

@@ -118,6 +118,15 @@ def test_a_sensitivity_of_another_width_is_refused(world, material, tmp_path):
         fit(world, tmp_path / "codec", material | {"sensitivity": path})
 
 
+def test_a_sensitivity_of_another_model_is_refused(world, material, tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    channels = world.activations(SPLIT, "train").channels
+    meaning = {"split": SPLIT, "model_hash": "another"}
+    save_sensitivity(path, uniform(torch.eye(channels).double()), meaning)
+    with pytest.raises(InputError, match="is of model another"):
+        fit(world, tmp_path / "codec", material | {"sensitivity": path})
+
+
 @pytest.mark.parametrize("missing", ["references", "validation", "validation_references", "model"])
 def test_polishing_says_what_is_missing(world, material, tmp_path, missing):
     flag = "--" + missing.replace("_", "-")

@@ -34,21 +34,16 @@ def bounds(
     from splitcodec.bounds.measure import measure_bounds
     from splitcodec.files import read_json, write_sealed_json
     from splitcodec.settings.measures import Bounds
-    from splitcodec.training.sensitivity import load_sensitivity
+    from splitcodec.training.sensitivity import sensitivity_of
 
     store = Activations(activations)
-    matrix = None
-    if sensitivity:
-        found, meaning = load_sensitivity(sensitivity)
-        store.check_split(meaning["split"])
-        matrix = found.matrix
     report = measure_bounds(
         store,
         codec,
         Bounds(rademacher_draws=rademacher_draws, rate_sequences=rate_sequences),
         seed,
         Activations(evaluation) if evaluation else None,
-        matrix,
+        sensitivity_of(store, sensitivity).matrix if sensitivity else None,
         read_json(references)["model_bits_per_token"] if references else None,
     )
     write_sealed_json(out, report)

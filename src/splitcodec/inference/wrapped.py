@@ -53,20 +53,19 @@ def with_codec(
     loaded, meaning = load_codec(directory, coder)
     original = SplitModel(model)
     known = Path(model.name_or_path or ".", IDENTITY)
-    same = True
-    if known.is_file():
-        same = read_identity(known.parent)["weights_sha256"] == meaning["model_hash"]
-    else:
-        warnings.warn(
-            f"whether this is the {meaning['model']} of {directory} cannot be told: it was not "
-            "loaded from a directory of `splitcodec fetch-model`, so only its shape is checked",
-            stacklevel=2,
-        )
+    checked = known.is_file()
+    same = not checked or read_identity(known.parent)["weights_sha256"] == meaning["model_hash"]
     fits = loaded.channels == original.channels and 1 <= meaning["split"] <= original.blocks
     if not (fits and same):
         raise InputError(
             f"{directory} was trained for {meaning['model']} at split {meaning['split']}, of "
             f"{loaded.channels} channels, which this model is not"
+        )
+    if not checked:
+        warnings.warn(
+            f"whether this is the {meaning['model']} of {directory} cannot be told: it was not "
+            "loaded from a directory of `splitcodec fetch-model`, so only its shape was checked",
+            stacklevel=2,
         )
     loaded.attach(original.embedding.float().cpu())
     changed = changed_model(original, load_changes(directory, meaning))

@@ -32,7 +32,7 @@ from splitcodec.splitting.model import SplitModel
 from splitcodec.training.batches import from_stores, from_tokens, in_batches
 from splitcodec.training.fitting import FITTERS, TrainingData
 from splitcodec.training.loop import Log, recipe_of
-from splitcodec.training.sensitivity import load_sensitivity
+from splitcodec.training.sensitivity import sensitivity_of
 from splitcodec.training.tuning import Changes, JointTraining, Learning, start_end_to_end
 
 
@@ -100,7 +100,7 @@ def recipe(
     learns, where they differ from the defaults; `name` is that of its points and curve, if not the
     codec's own.
     """
-    hyperparameters_of(codec)  # an unknown codec is told before its λ
+    kind = hyperparameters_of(codec)
     if is_baseline(codec):
         if rate_weights:
             raise SettingsError(f"{codec} has no λ; leave --lambda out")
@@ -108,7 +108,7 @@ def recipe(
         got = ", ".join(map(str, rate_weights)) or "none"
         raise SettingsError(f"{codec} needs --lambda above zero, got {got}")
     try:
-        hyperparameters = hyperparameters_of(codec).model_validate(changes)
+        hyperparameters = kind.model_validate(changes)
     except ValidationError as error:
         raise SettingsError(f"hyper-parameters of {codec}: {describe(error)}") from None
     if tuning and mode == "frozen":
@@ -212,15 +212,7 @@ def set_rate(directory: Path, rate_weight: float, out: Path) -> None:
 def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> Codec:
     """A codec on the frozen model's stored representation."""
     material.need("a fitted codec", "sensitivity")
-    found, meaning = load_sensitivity(material.sensitivity)
-    split = stored.metadata["split"]
-    if meaning["split"] != split or len(found.matrix) != stored.channels:
-        raise InputError(
-            f"{material.sensitivity} is of split {meaning['split']}, {stored.path} of {split}"
-        )
-    models = {known["model_hash"] for known in (meaning, stored.metadata) if "model_hash" in known}
-    if len(models) > 1:
-        raise InputError(f"{material.sensitivity} and {stored.path} are of different models")
+    found, split = sensitivity_of(stored, material.sensitivity), stored.metadata["split"]
     if getattr(wanted.hyperparameters, "tokens", False):
         material.need("a codec that sends token ids", "model")
     data = TrainingData(stored, found, split, model=material.model)

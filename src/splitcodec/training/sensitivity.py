@@ -182,6 +182,20 @@ def save_sensitivity(path: Path, sensitivity: Sensitivity, meaning: dict[str, An
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
 
+def sensitivity_of(activations: Activations, path: Path) -> Sensitivity:
+    """`load_sensitivity`; InputError if it is of another split, width or model than the store."""
+    found, meaning = load_sensitivity(path)
+    wanted = activations.metadata
+    for what, own, due in (
+        ("split", meaning.get("split"), wanted["split"]),
+        ("channels", len(found.matrix), activations.channels),
+        ("model", meaning.get("model_hash"), wanted["model_hash"]),
+    ):
+        if own != due:
+            raise InputError(f"{path} is of {what} {own}, {activations.path} of {due}")
+    return found
+
+
 def load_sensitivity(path: Path) -> tuple[Sensitivity, dict[str, Any]]:
     """What was saved, and its meaning; InputError for a missing, damaged or foreign file."""
     try:
