@@ -4,8 +4,8 @@ It reads evaluation files alone, so a run need not be finished. Several RESULTS 
 same text may be named: a codec that is in two of them counts as in the last. For each split and
 curve, means over seeds: bits and perplexity of every λ; BD-rate against `klt` (negative is cheaper)
 with a 95 % interval over documents, and of each seed alone; the rates at which perplexity rises by
-1 % and divergence is 0.05 nats; and the share of the bits of int + Zstandard at perplexities 2, 4, 6
-and 10 % above uncoded.
+1 % and divergence is 0.05 nats; and the share of the bits of int + Zstandard at perplexities 2, 4,
+6 and 10 % above uncoded.
 """
 
 import math
