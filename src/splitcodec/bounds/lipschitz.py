@@ -115,7 +115,7 @@ def _matrix_norm(layer: nn.Linear) -> float:
 
 
 def _norm_slope(norm: nn.LayerNorm) -> float:
-    return float(norm.weight.abs().max()) / math.sqrt(norm.eps)
+    return float(norm.weight.detach().abs().max()) / math.sqrt(norm.eps)
 
 
 def _feed_bound(block: CausalBlock) -> float:
