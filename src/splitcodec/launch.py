@@ -7,13 +7,14 @@ on several nodes Slurm starts one torchrun a node.
 import os
 import subprocess
 
-from splitcodec.errors import SettingsError
+from splitcodec.errors import InputError, SettingsError
 
 
 def launch(command: list[str], nodes: int, processes: int) -> None:
     """Become `command`, as `processes` processes on each of `nodes` nodes; does not return.
 
-    Raises SettingsError where several nodes are asked for outside of a Slurm job.
+    Raises SettingsError where several nodes are asked for outside of a Slurm job, and InputError
+    where Slurm does not know the job's nodes.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if nodes > 1 and job is None:
@@ -40,6 +41,18 @@ def torchrun(
 def _first_node(job: str | None) -> str:
     """Host name of a job's first node, asked of Slurm: Snakemake's job steps do not tell."""
     asked = ["squeue", "--noheader", "--jobs", str(job), "--format=%N"]
-    nodes = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    named = ["scontrol", "show", "hostnames", nodes]
-    return subprocess.run(named, capture_output=True, text=True, check=True).stdout.split()[0]
+    return _said(["scontrol", "show", "hostnames", _said(asked)]).split()[0]
+
+
+def _said(command: list[str]) -> str:
+    """What a command of Slurm prints; raises InputError if it refuses, or says nothing."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise InputError(
+            f"{command[0]} cannot be run ({error.strerror}); is this a node of Slurm?"
+        ) from None
+    if done.returncode or not done.stdout.strip():
+        reason = done.stderr.strip() or "it says nothing"
+        raise InputError(f"{' '.join(command)} names no nodes ({reason}); submit the job again")
+    return done.stdout.strip()

@@ -8,8 +8,10 @@ reached (`measured`). Codec networks, which are small, are left out.
 
 import json
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from splitcodec.errors import InputError, SettingsError, reason_of
 from splitcodec.files import read_json
@@ -27,6 +29,14 @@ class Shape:
     blocks: int
     channels: int
     vocabulary: int
+
+    @classmethod
+    def of(cls, sizes: Iterable[str | int]) -> Self:
+        """Of the three sizes; raises TypeError or ValueError for what are none."""
+        shape = cls(*map(int, sizes))
+        if min(shape.blocks, shape.channels, shape.vocabulary) < 1:
+            raise ValueError("a shape has sizes of one or more")
+        return shape
 
     @property
     def weights(self) -> int:
@@ -90,10 +100,15 @@ def _shape_in(directory: Path) -> Shape | None:
     path = directory / "config.json"
     if not path.is_file():
         return None
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     names = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"), ("vocab_size",))
-    values = [next((config[n] for n in known if n in config), None) for known in names]
-    return None if None in values else Shape(*values)
+    try:
+        values = [next((config[n] for n in known if n in config), None) for known in names]
+        return None if None in values else Shape.of(values)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path} does not describe a model; delete {directory} and rerun"
+        ) from None
 
 
 def plan(settings: Settings, shapes: dict[str, Shape], device: Device) -> list[Line]:

@@ -268,6 +268,12 @@ def test_a_damaged_codec(evaluate, made, tmp_path):
     assert "codec.json" in evaluate(codec=tmp_path / "codec").complaint
 
 
+def test_bounds_with_references_of_another_make(run, world, made, out):
+    flags = ["--activations", world.store(2, "train"), "--references", made / "int4/codec.json"]
+    done = run("bounds", *flags, "--out", out)
+    assert "codec.json was not made by splitcodec references" in done.complaint
+
+
 def test_bounds_of_a_codec_without_transform(run, world, made, out):
     done = run("bounds", "--activations", world.store(2, "evaluation"), "--codec", made / "int4",
                "--out", out)  # fmt: skip

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from splitcodec.errors import SettingsError
+from splitcodec.errors import InputError, SettingsError
 from splitcodec.launch import launch, torchrun
 
 SAY = "import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))"
@@ -30,6 +30,25 @@ def test_on_several_nodes_slurm_starts_one_torchrun_each():
     assert "--rdzv-endpoint=node7:21234" in command
     assert "--nproc-per-node=4" in command
     assert command[-2:] == ["splitcodec", "train"]
+
+
+def test_a_job_that_slurm_does_not_know(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    squeue = tmp_path / "squeue"
+    squeue.write_text(
+        "#!/bin/sh\necho slurm_load_jobs error: Invalid job id specified >&2\nexit 1\n"
+    )
+    squeue.chmod(0o755)
+    with pytest.raises(InputError, match="Invalid job id specified"):
+        launch(["true"], 2, 1)
+
+
+def test_a_node_without_slurms_commands(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="squeue cannot be run"):
+        launch(["true"], 2, 1)
 
 
 def test_several_nodes_need_slurm(monkeypatch):

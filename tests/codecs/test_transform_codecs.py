@@ -183,3 +183,21 @@ def test_what_is_no_number_is_refused_unless_it_is_padding(learned, data, value)
     representation[0, 5, 0] = value
     with pytest.raises(InputError, match="no number"):
         learned.compress(representation, lengths)
+
+
+def test_values_are_coded_exactly_or_refused(learned, data):
+    representation, lengths = data[0].clone(), data[1]
+    refused = 0
+    for power in range(10, 40, 3):
+        representation[0, 5] = 2.0**power
+        try:
+            streams = learned.compress(representation, lengths)
+        except InputError as error:
+            assert "too large to be coded" in str(error)
+            refused += 1
+            continue
+        assert not refused
+        decoded = learned.decompress(streams, lengths)[0, 5]
+        projected = representation[0, 5] @ learned.analysis.T @ learned.synthesis.T
+        assert torch.allclose(decoded, projected, rtol=1e-3, atol=20.0)
+    assert 0 < refused < 10

@@ -113,6 +113,14 @@ def test_a_task_of_files(world, half, folders, items_file):
     assert lossy["bits_per_token"] < lossless["bits_per_token"] / 4
 
 
+def test_a_damaged_tokeniser_is_named(world, half, folders, items_file, tmp_path):
+    (tmp_path / "config.json").write_bytes((world.model_directory / "config.json").read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{")
+    task = FilesTask(name="words", kind="files", path=str(items_file))
+    with pytest.raises(InputError, match=f"cannot read the model in {tmp_path}"):
+        run_task(task, SplitModel(half), tmp_path, [folders["int2"]], 2, 10)
+
+
 def test_intervals_hold_the_mean_and_shrink_with_items():
     few, many = (summarise(np.tile([0.0, 1.0], n), 500) for n in (10, 1000))
     assert few["low"] < few["accuracy"] == 0.5 < few["high"]

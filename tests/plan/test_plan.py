@@ -112,6 +112,20 @@ def test_the_shape_of_an_unknown_model_must_be_given():
     assert shape_of(model, {"gpt2": GPT2}) == GPT2
 
 
+@pytest.mark.parametrize("config", ["{", '{"n_layer": "x", "n_embd": 8, "vocab_size": 9}'])
+def test_a_damaged_configuration(config, tmp_path):
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2/config.json").write_text(config)
+    with pytest.raises(InputError, match="delete"):
+        shape_of(load_settings(PAPER).models[0], {}, tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 1), (1, 1, -1), ("x", 1, 1)])
+def test_no_shape(sizes):
+    with pytest.raises((TypeError, ValueError)):
+        Shape.of(sizes)
+
+
 def test_models_of_images_are_not_planned():
     settings = load_settings(PARAMS / "vision.yaml")
     with pytest.raises(SettingsError, match="reads images"):

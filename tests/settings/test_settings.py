@@ -52,8 +52,8 @@ def test_what_is_not_named_has_its_default():
 
 
 BAD = {
-    "unknown key": ("expriment", "x", "expriment", "unknown key"),
-    "unknown inner key": ("models.0.split", [1], "models.0.split", "unknown key"),
+    "unknown key": ("expriment", "x", "expriment", "did you mean experiment?"),
+    "unknown inner key": ("models.0.split", [1], "models.0.split", "did you mean splits?"),
     "missing key": ("experiment", REMOVED, "experiment", "required"),
     "negative λ": ("codecs.0.lambdas", [0.1, -0.1], "codecs.0.lambdas.1", "greater than 0"),
     "λ zero": ("codecs.0.lambdas", [0], "codecs.0.lambdas.0", "greater than 0"),
@@ -68,7 +68,7 @@ BAD = {
         "klt, factorised, hyperprior, direct-access",
     ),
     "baseline with λ": ("codecs.0.name", "int4", "codecs.0.name", "baselines"),
-    "misspelt hyper-parameter": ("codecs.1.set.widht", 8, "codecs.1.set.widht", "unknown key"),
+    "misspelt hyper-parameter": ("codecs.1.set.widht", 8, "codecs.1.set.widht", "mean width?"),
     "bad hyper-parameter": ("codecs.1.set.steps", -1, "codecs.1.set.steps", "or equal to 0"),
     "width and heads": ("codecs.1.set.width", 18, "codecs.1.set", "no multiple of heads"),
     "codec twice": ("codecs.1", {"name": "klt", "lambdas": [0.5]}, "codecs", "twice: klt"),

@@ -32,7 +32,8 @@ def bounds(
     """Bound the rate of a representation and of codecs in every way there is."""
     from splitcodec.activations.store import Activations
     from splitcodec.bounds.measure import measure_bounds
-    from splitcodec.files import read_json, write_sealed_json
+    from splitcodec.evaluation.references import model_rate
+    from splitcodec.files import write_sealed_json
     from splitcodec.settings.measures import Bounds
     from splitcodec.training.sensitivity import sensitivity_of
 
@@ -44,7 +45,7 @@ def bounds(
         seed,
         Activations(evaluation) if evaluation else None,
         sensitivity_of(store, sensitivity).matrix if sensitivity else None,
-        read_json(references)["model_bits_per_token"] if references else None,
+        model_rate(references) if references else None,
     )
     write_sealed_json(out, report)
 

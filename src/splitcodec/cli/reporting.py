@@ -239,7 +239,7 @@ def plan(
     settings = load_settings(params)
     try:
         given = {
-            name: planning.Shape(*map(int, size.split("x")))
+            name: planning.Shape.of(size.split("x"))
             for name, _, size in (text.partition("=") for text in shape)
         }
     except (TypeError, ValueError):

@@ -105,6 +105,8 @@ class Description(BaseModel):
     split: Annotated[int, Field(ge=0)]
     seed: int | None
     rate_weight: float | None = Field(alias="lambda")
+    lambdas: Annotated[list[float], Field(min_length=2)] | None = None
+    train_seconds: float = 0.0
     model_changes_sha256: str | None = None
 
 

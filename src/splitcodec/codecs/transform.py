@@ -52,6 +52,8 @@ CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
 """Densities with a shape a channel, by the names of the hyper-parameters."""
 _FLOAT32_ERROR = 2.0**-20
 """Bound on a float32 dot product's error, relative to its vectors' lengths: sixteen roundings."""
+_LARGEST_LATENT = 2.0**26
+"""In quantiser steps: symbols have 32 bits, tables may start 2²⁸ away, and levels be 2⁴ finer."""
 _FEW = 1 / 4
 """Places a token that cost less one by one than all values of all tokens together."""
 
@@ -171,9 +173,7 @@ class TransformCodec(Codec):
         With a `past`, of the tokens that come next, which then are part of it.
         """
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
-        # The sum is quick, and finite where all values are.
-        if not representation.sum().isfinite() and not (representation.isfinite() | ~mask).all():
-            raise InputError("the representation has values that are infinite or no number")
+        self._check_values(representation, mask)
         means, offsets = self.means(tokens, representation.shape[1], past.tokens if past else 0)
         coder = Encoder()
         if self.sends_tokens:
@@ -367,6 +367,21 @@ class TransformCodec(Codec):
         """Coding tables kept under `name`."""
         parts = {f.name: getattr(self, f"{name}_{f.name}") for f in fields(entropy.Tables)}
         return entropy.Tables(**parts)
+
+    def _check_values(self, representation: Tensor, mask: Tensor) -> None:
+        """Raise InputError for values that are no number, or too large for 32 bits of symbol."""
+        most = functional.pad(self.analysis.norm(dim=-1), (0, 1)).max()  # 0 if none is kept
+        # One norm over all values is quick, and bounds each latent.
+        if representation.norm(dtype=torch.float32) * most < _LARGEST_LATENT:
+            return
+        values = representation.where(mask, 0)
+        if not values.isfinite().all():
+            raise InputError("the representation has values that are infinite or no number")
+        if (values.double().norm(dim=-1) * most).max() > _LARGEST_LATENT:
+            raise InputError(
+                f"the representation has values up to {values.abs().max():.2g}, too large to be "
+                "coded; check the model, or train the codec on such values"
+            )
 
     def _choose_levels(self, representation: Tensor) -> Tensor | None:
         """(batch, tokens, 1) int64, where tokens have levels."""

@@ -8,6 +8,7 @@ ranks of the model's guesses enclose that entropy once more.
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.tokens import TokenUnigram
+from splitcodec.errors import InputError
+from splitcodec.files import read_json
 from splitcodec.inputs.tokens import TokenTable
 
 
@@ -43,6 +46,15 @@ def token_rates(
         "ranks_low_bits_per_token": low,
         "ranks_high_bits_per_token": high,
     }
+
+
+def model_rate(path: Path) -> float:
+    """The uncoded model's bits a token; raises InputError for what references did not make."""
+    document = read_json(path)
+    try:
+        return float(document["model_bits_per_token"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} was not made by splitcodec references; run that first") from None
 
 
 def code_unigram(train: Iterable[np.ndarray], tokens: np.ndarray, vocabulary: int) -> bytes:

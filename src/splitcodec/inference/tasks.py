@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from splitcodec.codecs.base import load_state
 from splitcodec.codecs.registry import coders_of
 from splitcodec.inference.scoring import Scorer, accuracies, read_items, summarise
 from splitcodec.inference.wrapped import with_codec
+from splitcodec.inputs.tokenisers import load_tokeniser
 from splitcodec.settings import Task
 from splitcodec.splitting.model import SplitModel
 
@@ -29,7 +29,7 @@ def run_task(
     strongest coder of each codec. Raises InputError where codec and model do not fit, or the task
     cannot be had.
     """
-    tokeniser = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    _, tokeniser = load_tokeniser(directory)
 
     def measure(which: Any) -> tuple[np.ndarray, float | None]:
         scorer = Scorer(which, tokeniser, batch_sequences, start_token)

@@ -31,7 +31,7 @@ class WindowEncoder:
 
         Raises SettingsError when the model cannot read so many, or has no start token.
         """
-        config, tokeniser = _load_tokeniser(model)
+        config, tokeniser = load_tokeniser(model)
         context = getattr(config, "max_position_embeddings", None) or math.inf
         if length > context:
             raise SettingsError(
@@ -82,7 +82,7 @@ class Prompts:
     @classmethod
     def load(cls, model: Path) -> Self:
         """Of the model in a directory; raises InputError if it cannot be read."""
-        return cls(_load_tokeniser(model)[1])
+        return cls(load_tokeniser(model)[1])
 
     @property
     def stop(self) -> frozenset[int]:
@@ -106,8 +106,8 @@ class Prompts:
         return [after[len(before) :] for before, after in itertools.pairwise(["", *texts])]
 
 
-def _load_tokeniser(model: Path) -> tuple[Any, Any]:
-    """Configuration and tokeniser of a model's directory."""
+def load_tokeniser(model: Path) -> tuple[Any, Any]:
+    """Configuration and tokeniser of a model's directory; raises InputError if unreadable."""
     # Imported here: reading tokens should not cost the seconds that transformers takes.
     from transformers import AutoConfig, AutoTokenizer
 

@@ -1,5 +1,7 @@
 """What all parameters have in common: strictness, types, and complaints in one line."""
 
+import difflib
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -35,6 +37,18 @@ def describe(error: ValidationError) -> str:
 def _complaint(item: dict) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
+        key = str(item["loc"][-1])
+        if close := difflib.get_close_matches(key, sorted({*_keys()} - {key}), 1):
+            return f"{place}: unknown key; did you mean {close[0]}?"
         return f"{place}: unknown key; see workflow/schemas/params.schema.json for the allowed ones"
     message = item["msg"].removeprefix("Value error, ")
     return f"{place}: {message}, got {item['input']!r:.60}" if place else message
+
+
+def _keys() -> Iterator[str]:
+    """Every key that parameters may have somewhere, hyper-parameters of codecs included."""
+    models: list[type[BaseModel]] = [BaseModel]
+    for model in models:
+        models += model.__subclasses__()
+        if model.__module__.startswith("splitcodec."):
+            yield from model.model_fields

@@ -225,6 +225,8 @@ class Loop:
             return
         self.module.eval()
         figures = phase.validate()
+        if self._shared and self.accelerator.num_processes > 1:
+            figures = self._of_the_first(figures)
         self.module.train()
         self._note(f"{phase.name}_validation", state.step, **figures)
         if figures["loss"] <= state.best:  # never if it is not a number
@@ -232,6 +234,13 @@ class Loop:
             state.best_state = {k: v.clone() for k, v in self._learned().items()}
         else:
             state.without_gain += 1
+
+    def _of_the_first(self, figures: Figures) -> Figures:
+        """What the first process measured: all keep the same state, and stop at the same step."""
+        from accelerate.utils import broadcast
+
+        values = torch.tensor([*figures.values()], device=self.accelerator.device)
+        return dict(zip(figures, broadcast(values).tolist(), strict=True))
 
     def _note(self, phase: str, step: int, **figures: float) -> None:
         if self.accelerator.is_main_process:

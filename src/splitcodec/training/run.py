@@ -203,7 +203,7 @@ def set_rate(directory: Path, rate_weight: float, out: Path) -> None:
             f"{directory} serves λ from {several[0]:g} to {several[-1]:g}, not {rate_weight:g}"
         )
     codec.levels.set_rate(rate_weight / meaning["lambda"])
-    seconds = round(meaning["train_seconds"] / len(several), 3)
+    seconds = round(meaning.get("train_seconds", 0.0) / len(several), 3)
     save_codec(codec, out, meaning | {"lambda": rate_weight, "train_seconds": seconds})
     with atomic_path(out / "training.jsonl") as temporary:
         shutil.copyfile(directory / "training.jsonl", temporary)
