@@ -305,7 +305,7 @@ def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--activations", type=Path, required=True)
-    parser.add_argument("--codec", type=Path, nargs="+", required=True)
+    parser.add_argument("--codec", type=Path, nargs="+", action="extend", required=True)
     parser.add_argument("--model", type=Path, help="to compare with its forward pass")
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=9)

@@ -34,6 +34,7 @@ rule pretrain:
         benchmark_of("pretrain/{model}")
     wildcard_constraints:
         model=one_of(TRAINED),
+    threads: 2
     resources:
         **needs("pretrain"),
     params:

@@ -159,7 +159,7 @@ class IntegerQuantiser(_Baseline):
     def _to_bytes(self, row: Tensor) -> bytes:
         levels, scales = self._quantise(row)
         unsigned = levels.flatten(1)[:, : self.channels].numpy() + np.int8(self.highest)
-        return _by_plane(scales) + _pack(unsigned.view(np.uint8).T.reshape(-1), self.bits)
+        return _by_plane(scales) + _pack(_turned(unsigned.view(np.uint8)).reshape(-1), self.bits)
 
     def _from_bytes(self, data: bytes, length: int) -> Tensor:
         split = 2 * length * self.groups
@@ -167,7 +167,7 @@ class IntegerQuantiser(_Baseline):
         packed = np.frombuffer(data[split:], np.uint8)
         levels = _unpack(packed, self.bits, length * self.channels).view(np.int8)
         padded = np.zeros((length, self.groups * self.group), np.int8)
-        padded[:, : self.channels] = (levels - np.int8(self.highest)).reshape(-1, length).T
+        padded[:, : self.channels] = _turned(levels.reshape(-1, length)) - np.int8(self.highest)
         return self._dequantise(torch.from_numpy(padded).unflatten(-1, (-1, self.group)), scales)
 
     def _size(self, length: int) -> int:
@@ -195,26 +195,36 @@ def _from_planes(data: bytes) -> Tensor:
     return torch.from_numpy(high.view(np.float16))
 
 
-_WORDS = [np.uint8, np.uint16, np.uint32, np.uint64]
+_STRIP = 64
 _IN_A_WORD = 8
+
+
+def _turned(levels: np.ndarray) -> np.ndarray:
+    """Bytes (rows, columns) as (columns, rows), transposed by strips that the cache holds."""
+    rows, columns = levels.shape
+    turned = np.empty((columns, rows), levels.dtype)
+    for start in range(0, rows, _STRIP):
+        turned[:, start : start + _STRIP] = levels[start : start + _STRIP].T
+    return turned
 
 
 def _pack(levels: np.ndarray, bits: int) -> bytes:
     """Levels below 2^bits as a run of bits, most significant first.
 
     Eight levels at a time become one word of `bits` bytes: neighbours are joined, then pairs, then
-    fours.
+    fours, in words of twice the width in which the two lie already, the first of them lower.
     """
     if bits == 8:
         return levels.tobytes()
     words = np.zeros(-(-len(levels) // _IN_A_WORD) * _IN_A_WORD, np.uint8)
     words[: len(levels)] = levels
-    for doubled, wider in enumerate(_WORDS[1:]):
-        joined = words[::2].astype(wider)
-        joined <<= wider(bits << doubled)
-        joined |= words[1::2]
-        words = joined
-    run = words.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - bits :]
+    for size in (2, 4, 8):
+        width, pairs = bits * size // 2, words.view(f"<u{size}")
+        words = pairs << width
+        words |= pairs >> 4 * size
+        words &= (1 << 2 * width) - 1
+    size = 1 << (bits - 1).bit_length()  # of the smallest integer that has so many bytes
+    run = words.astype(f">u{size}").view(np.uint8).reshape(-1, size)[:, size - bits :]
     return run.tobytes()[: -(-len(levels) * bits // 8)]
 
 
@@ -222,16 +232,17 @@ def _unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The first `count` levels of a run of bits."""
     if bits == 8:
         return packed
-    words = -(-count // _IN_A_WORD)
-    run = np.zeros(words * bits, np.uint8)
-    run[: len(packed)] = packed
-    wide = np.zeros((words, 8), np.uint8)
-    wide[:, 8 - bits :] = run.reshape(-1, bits)
-    joined = wide.view(">u8")[:, 0].astype(np.uint64)
-    for doubled in (2, 1, 0):
-        width = bits << doubled
-        parts = np.empty((len(joined), 2), _WORDS[doubled])
-        parts[:, 0] = joined >> joined.dtype.type(width)
-        parts[:, 1] = joined & joined.dtype.type((1 << width) - 1)
-        joined = parts.reshape(-1)
-    return joined[:count]
+    full = -(-count // _IN_A_WORD)
+    room = np.zeros(full * bits + 8, np.uint8)
+    room[: len(packed)] = packed
+    # A word starts every `bits` bytes; of the eight that are read the later ones are shifted out.
+    words = np.ndarray((full,), ">u8", room, strides=(bits,)).astype("<u8")
+    words >>= 64 - 8 * bits
+    for size in (8, 4, 2):
+        width = bits * size // 2
+        second = words & ((1 << width) - 1)
+        second <<= 4 * size
+        words >>= width
+        words |= second
+        words = words.view(f"<u{size // 2}")
+    return words[:count]

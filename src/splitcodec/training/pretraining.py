@@ -106,6 +106,7 @@ def untrained_model(source: TrainedSource, tokeniser: PreTrainedTokenizerFast) -
             n_layer=source.blocks,
             n_head=source.heads,
             n_positions=source.context,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one operation
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
