@@ -239,7 +239,7 @@ def test_a_picture_sent_in_better_quality_costs_more_and_is_better(world, format
     assert high["bits_per_token_file"] == pytest.approx(8 * sum(sizes) / final.tokens)
     assert low["bits_per_token_file"] < high["bits_per_token_file"]
     assert 0 < high["kl"] < low["kl"]
-    with pytest.raises(InputError, match="are not the pictures"):
+    with pytest.raises(InputError, match="was not extracted from"):
         other = read_inputs(folder / "validation.parquet")
         evaluate_pictures(model, other, final, format, [5], 4, 50)
 

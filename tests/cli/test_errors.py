@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_world import save_for, uniform
+from small_world import save_for, uniform, write_store
 from splitcodec.activations.store import Activations
 from splitcodec.codecs.registry import build_codec
 from splitcodec.evaluation.bitstreams import encode
@@ -206,6 +206,30 @@ def test_bounds_with_a_sensitivity_of_another_split(run, world, made, out):
     flags = ["--activations", world.store(1, "train"), "--sensitivity", made / "sensitivity"]
     done = run("bounds", *flags, "--codec", made / "int4", "--out", out)
     assert "is of split 2" in done.complaint
+
+
+def test_a_validation_store_of_another_model(train, world, made, tmp_path):
+    write_store(tmp_path / "other.parquet", [torch.zeros(20, 32)], split=2, partition="validation")
+    extra = ["--mode", "back", "--model", world.model_directory]
+    extra += ["--validation", tmp_path / "other.parquet"]
+    assert "is not the model that the given files" in train(extra=extra).complaint
+
+
+def test_references_of_other_tokens(run, world, out):
+    flags = ["--activations", world.store(3, "evaluation"), "--train-tokens", world.tokens("train")]
+    flags += ["--tokens", world.tokens("validation"), "--out", out]
+    done = run("references", "--model", world.model_directory, *flags)
+    assert "was not extracted from" in done.complaint
+
+
+@pytest.mark.parametrize(
+    "split, partition, said",
+    [(1, "validation", "do not hold the same tokens"), (2, "train", "two stores are of one split")],
+)
+def test_sensitivities_of_stores_that_do_not_go_together(run, world, out, split, partition, said):
+    flags = ["--activations", world.store(2, "train"), "--activations"]
+    flags += [world.store(split, partition), "--out", out]
+    assert said in run("sensitivity", "--model", world.model_directory, *flags).complaint
 
 
 def test_a_codec_without_its_bitstream(run, world, made, tmp_path):

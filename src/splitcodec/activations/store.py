@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from splitcodec.errors import InputError
+from splitcodec.files import sha256_of_file
 from splitcodec.inputs.tables import damaged, open_table, read_columns, table_writer, with_meaning
 
 _MEANING = {"model": str, "model_hash": str, "split": int, "data_hash": str, "partition": str}
@@ -160,6 +161,11 @@ class Activations:
                 f"{self.path} and {other.path} do not hold the same tokens of the same model; "
                 "extract both from one token file"
             )
+
+    def check_made_from(self, inputs: Path) -> None:
+        """Raise InputError unless the store was extracted from this file of tokens or pictures."""
+        if self.metadata["data_hash"] != sha256_of_file(inputs):
+            raise InputError(f"{self.path} was not extracted from {inputs}; name the file that was")
 
     def check_split(self, split: int) -> None:
         """Raise InputError unless this is the representation at `split`."""

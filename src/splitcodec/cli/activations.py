@@ -80,7 +80,12 @@ def sensitivity(
     from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
 
     stores = {store.metadata["split"]: store for store in map(Activations, activations)}
-    loaded = load_model(model, model_dtype, *(store.metadata for store in stores.values()))
+    if len(stores) < len(activations):
+        raise SettingsError("two stores are of one split; name one store a split")
+    first, *others = stores.values()
+    for other in others:
+        first.check_same_data(other)
+    loaded = load_model(model, model_dtype, first.metadata)
     measured = measure_sensitivity(loaded, stores, sequences, batch_sequences, seed)
     for split, found in measured.items():
         metadata = stores[split].metadata

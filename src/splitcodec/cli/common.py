@@ -59,7 +59,7 @@ def load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any:
 
     patch = next((meaning["patch"] for meaning in meanings if "patch" in meaning), 1)
     own = verified_identity(directory)["weights_sha256"]
-    if any(meaning["model_hash"] != own for meaning in meanings):
+    if any(meaning.get("model_hash") != own for meaning in meanings):
         raise InputError(f"{directory} is not the model that the given files were made with")
     return load_split_model(directory, dtype.value, str(device()), patch)
 

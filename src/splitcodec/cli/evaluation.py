@@ -93,11 +93,13 @@ def references(
     from splitcodec.inputs.tokens import read_tokens
 
     store = Activations(activations)
-    loaded = load_model(model, model_dtype, store.metadata)
+    store.check_made_from(tokens)
+    train, evaluated = read_tokens(train_tokens), read_tokens(tokens)
+    loaded = load_model(model, model_dtype, store.metadata, train.metadata)
     own = evaluate_uncoded(loaded, store, batch_sequences, bootstrap)
     rates = token_rates(
-        read_tokens(train_tokens),
-        read_tokens(tokens),
+        train,
+        evaluated,
         loaded.vocabulary,
         own["cross_entropy"],
         ranks_of_labels(loaded, store, batch_sequences),

@@ -99,12 +99,14 @@ def train(
 
     wanted = recipe(codec, rate_weight, seed, changes, name, mode, tuning)
     meaning = read_meaning(activations)
+    beside = (references, validation, validation_references, tokens)
+    given = [meaning, *map(read_meaning, filter(None, beside))]
     material = Material(
         sensitivity=sensitivity,
         references=references,
         validation=validation,
         validation_references=validation_references,
-        model=load_model(model, model_dtype, meaning) if wanted.needs_model and model else None,
+        model=load_model(model, model_dtype, *given) if wanted.needs_model and model else None,
         tokens=tokens,
         checkpoint=checkpoint or out.with_name(out.name + ".checkpoint"),
     )

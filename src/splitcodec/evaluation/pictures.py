@@ -15,10 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from splitcodec.activations.store import Activations
-from splitcodec.errors import InputError
 from splitcodec.evaluation.fidelity import Sums
 from splitcodec.evaluation.measures import measure_of
-from splitcodec.files import sha256_of_file
 from splitcodec.inputs.pixels import ImageTable
 from splitcodec.progress import progress
 from splitcodec.splitting.model import SplitModel
@@ -41,8 +39,7 @@ def evaluate_pictures(
     Raises InputError when the pictures are not those of `references`.
     """
     references.check_split(model.blocks)
-    if references.metadata["data_hash"] != sha256_of_file(table.path):
-        raise InputError(f"{table.path} are not the pictures of {references.path}")
+    references.check_made_from(table.path)
     return [
         _point(model, table, references, format, quality, batch_sequences, resamples)
         for quality in qualities
