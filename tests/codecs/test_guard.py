@@ -82,6 +82,15 @@ def test_signals_come_back_however_far_apart(places, ups):
     assert torch.equal(found.up, up)
 
 
+def test_the_bytes_of_signals_are_those_of_the_format():
+    """Read by a decoder of its own in tests/golden/test_stranger.py."""
+    places = torch.tensor([[0, 0, 3], [0, 2, 16], [0, 4100, 0], [0, 4999, 576]])
+    encoder = Encoder()
+    ups = torch.tensor([1, 0, 1, 0], dtype=torch.int32)
+    Signals(places, ups).put(encoder, torch.Size((1, 5000, 577)))
+    assert encoder.finish()[0].hex() == "7be64e0a007d98ed1f68fcb0aa4da83018"
+
+
 def test_no_signals_cost_next_to_nothing_and_one_some_three_bytes():
     none, one = (Signals(torch.zeros(n, 3).long(), torch.ones(n).int()) for n in (0, 1))
     assert len(sent(none, (1, 512, 300))[0]) == 4, "more than the state of the coder"

@@ -1,9 +1,11 @@
 """A second decoder, written from docs/format.md alone, reads the golden files.
 
-It knows NumPy, JSON, checksums and safetensors, and nothing of this package.
+It knows NumPy, JSON, checksums and safetensors, and nothing of this package. Learned codecs with
+networks are decoded too, token by token, from the networks that the page describes.
 """
 
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -108,6 +110,94 @@ def learned(codec, kind, tokens, payload, embedding):
     return (scale * q) @ codec["synthesis"].T + m
 
 
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+class Network:
+    """The network of a predicting codec, on whole sequences."""
+
+    def __init__(self, codec, heads):
+        own = {name: values for name, values in codec.items() if name.startswith("prediction.")}
+        self.codec = {name: values.astype(np.float64) for name, values in own.items()}
+        self.last, self.heads = max(int(name.split(".")[1]) for name in own), heads
+
+    def linear(self, name, x):
+        return x @ self.codec[f"prediction.{name}.weight"].T + self.codec[f"prediction.{name}.bias"]
+
+    def norm(self, name, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * self.codec[f"prediction.{name}.weight"] + self.codec[f"prediction.{name}.bias"]
+
+    def __call__(self, inputs):
+        x = self.linear("0", inputs)
+        tokens, width = x.shape
+        for block in range(1, self.last - 1):
+            parts = self.linear(f"{block}.query_key_value", self.norm(f"{block}.attention_norm", x))
+            q, k, v = parts.reshape(tokens, 3, self.heads, -1).transpose(1, 2, 0, 3)
+            seen = q @ k.transpose(0, 2, 1) / np.sqrt(width / self.heads)
+            seen[:, np.triu(np.ones((tokens, tokens), bool), 1)] = -np.inf
+            seen = np.exp(seen - seen.max(-1, keepdims=True))
+            mixed = (seen / seen.sum(-1, keepdims=True)) @ v
+            x = x + self.linear(f"{block}.mixed", mixed.transpose(1, 0, 2).reshape(tokens, width))
+            a = self.linear(f"{block}.feed.0", self.norm(f"{block}.feed_norm", x))
+            x = x + self.linear(f"{block}.feed.2", a / 2 * (1 + erf(a / np.sqrt(2))))
+        return self.linear(str(self.last), self.norm(str(self.last - 1), x))
+
+
+SIGNALS = {"sizes": np.array([258, 258, 4]), "lowest": np.zeros(3, int)}
+FREQUENCIES = [[58905, *255 * [26], 1], [510, *255 * [255], 1], [32768, 32767, 1]]
+
+
+def signals(stream):
+    """Where positions round as told, by place among the symbols: 1 up, 0 down."""
+    told = {f"signal_{name}": values for name, values in SIGNALS.items()}
+    ends = [np.cumsum([0, *row]) for row in FREQUENCIES]
+    told["signal_cumulative"] = np.array([np.pad(e, (0, 258 - len(e)), "edge") for e in ends])
+    stream.under(told, "signal")
+    found, place = {}, 0
+    for _ in range(stream.symbol(0)):
+        high, middle, low, up = stream.symbols([1, 1, 1, 2]).tolist()
+        place += 65536 * high + 256 * middle + low
+        found[place] = up
+    return found
+
+
+def predicted(codec, kind, tokens, payload, heads):
+    """hyperprior, direct-access and direct-access-history, token by token."""
+    (checksum,), stream = struct.unpack_from("<I", payload), Stream(payload[4:])
+    analysis, synthesis, sides = codec["analysis"], codec["synthesis"], len(codec["side_sizes"])
+    kept, network = len(analysis), Network(codec, heads)
+    side = stream.under(codec, "side").symbols([*range(sides)] * tokens).reshape(tokens, sides)
+    told, symbols, inputs, decoded = signals(stream), [], np.zeros((0, 0)), []
+    stream.under(codec, "latent")
+    latent, deviation = np.zeros(kept), np.zeros(len(synthesis))
+    for token in range(tokens):
+        context = (
+            [] if kind == "hyperprior" else np.clip(latent / np.exp(codec["log_scale"]), -8, 8)
+        )
+        row = np.concatenate([context, side[token]])[None]
+        inputs = np.concatenate([inputs.reshape(-1, row.shape[1]), row])
+        mean, ratio = np.split(network(inputs)[-1], 2)
+        position = 63 * (codec["log_scale"] + ratio - np.log(0.11)) / np.log(64 / 0.11)
+        position = np.clip(position, 0, 63)
+        table = np.rint(position).astype(int)
+        for channel in range(kept):
+            if (up := told.get(token * kept + channel)) is not None:
+                assert abs(position[channel] % 1 - 0.5) <= 2**-15
+                table[channel] = int(position[channel]) + up
+        q = stream.symbols(table)
+        symbols.append(q)
+        base = np.zeros(len(synthesis))
+        if "history" in codec and (deviation**2).sum() < codec["sink_energy"]:
+            base = codec["history"] @ deviation
+        latent = mean + analysis @ base + q
+        deviation = base + synthesis @ (mean + q)
+        decoded.append(deviation + codec["mean" if token else "first_mean"])
+    stream.end()
+    assert CRC(side.tobytes() + np.stack(symbols).tobytes()) == checksum
+    return np.stack(decoded)
+
+
 def halves(data):
     planes = np.frombuffer(data, np.uint8).reshape(2, -1)
     return np.ascontiguousarray(planes.T).view("<f2")[:, 0].astype(np.float32)
@@ -128,15 +218,21 @@ def baseline(kind, coder, tokens, channels, payload):
     return levels * scales[:, np.arange(channels) // group]
 
 
+PREDICTED = ["hyperprior", "direct-access", "direct-access-history"]
+
+
 @pytest.mark.parametrize(
-    "kind", ["klt", "klt-tokens", "klt-levels", "factorised", "fp16", "int8", "int3"]
+    "kind", ["klt", "klt-tokens", "klt-levels", "factorised", *PREDICTED, "fp16", "int8", "int3"]
 )
 def test_a_stranger_decodes_the_golden_files(kind):
     folder = GOLDEN / kind
     data, codec = load_file(folder / "data.safetensors"), load_file(folder / "codec.safetensors")
     header, chunks = container((folder / "stream.rdc").read_bytes())
     for row, (tokens, payload) in enumerate(chunks):
-        if header["coder"] == "ans":
+        if kind in PREDICTED:
+            heads = json.loads((folder / "codec.json").read_text())["hyperparameters"]["heads"]
+            found = predicted(codec, kind, tokens, payload, heads)
+        elif header["coder"] == "ans":
             found = learned(codec, kind, tokens, payload, data.get("embedding"))
         else:
             found = baseline(kind, header["coder"], tokens, header["channels"], payload)
@@ -150,4 +246,11 @@ def test_a_stranger_reads_escaped_symbols():
     codec = {f"latent_{name}": np.array(values) for name, values in table.items()}
     stream = Stream(bytes.fromhex("e7579a0af37043bbbf")).under(codec, "latent")
     assert stream.symbols([0] * 9).tolist() == [0, 0, 1, -1, 0, 900, 0, 1, 0]
+    stream.end()
+
+
+def test_a_stranger_reads_signals():
+    """The golden stream of tests/codecs/test_guard.py."""
+    stream = Stream(bytes.fromhex("7be64e0a007d98ed1f68fcb0aa4da83018"))
+    assert signals(stream) == {3: 1, 1170: 0, 2365700: 1, 2884999: 0}
     stream.end()
