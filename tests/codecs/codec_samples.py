@@ -16,6 +16,7 @@ from splitcodec.codecs.klt import Klt, fit_klt
 from splitcodec.codecs.levels import TokenWeights
 
 CHANNELS = 24
+VOCABULARY = 300
 COVARIANCE = 4 * gaussian_covariance(CHANNELS, seed=1, decay=0.8)
 SENSITIVITY = gaussian_covariance(CHANNELS, seed=2, decay=0.7)
 MEAN = torch.linspace(-3, 3, CHANNELS, dtype=torch.float64)
@@ -46,6 +47,20 @@ def fitted_klt(rate_weight: float = RATE_WEIGHT, levels: int = 0) -> Klt:
     sample = Sample(representations(1, 4097)[0, 1:])
     parts = KltHyperparameters(levels=levels), moments, SENSITIVITY, sample
     return fit_klt(*parts, rate_weight, TOKEN_WEIGHTS).eval()
+
+
+def with_tokens() -> Klt:
+    """A closed-form codec that sends token ids; the map from the head's rows is arbitrary."""
+    plain = fitted_klt(0.03)
+    codec = Klt("klt", CHANNELS, KltHyperparameters(tokens=True), plain.kept, VOCABULARY)
+    plain.token_map, plain.row_mean = torch.zeros(CHANNELS, CHANNELS), torch.zeros(CHANNELS)
+    with torch.no_grad():
+        for name in ("mean", "first_mean", "analysis", "synthesis", "scale_index"):
+            getattr(codec, name).copy_(getattr(plain, name))
+        codec.token_map.copy_(0.1 * torch.eye(CHANNELS))
+        codec.token_density.count(torch.arange(4000) ** 2 % VOCABULARY)
+    codec.update()
+    return codec.eval()
 
 
 def fitted_factorised(**changes) -> Factorised:

@@ -11,7 +11,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from codec_samples import fitted_direct_access, fitted_hyperprior, representations
+from codec_samples import (
+    VOCABULARY,
+    fitted_direct_access,
+    fitted_hyperprior,
+    representations,
+    with_tokens,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -199,18 +205,35 @@ def test_symbols_do_not_depend_on_threads_or_libraries(codec):
         codec.decompress(streams, LENGTHS)
 
 
-def test_nor_on_low_precision_around_the_codec(codec):
+@pytest.mark.parametrize(
+    "product, precision", [("cuda", "tf32"), ("mkldnn", "bf16"), ("mkldnn", "tf32")]
+)
+def test_nor_on_low_precision_around_the_codec(codec, product, precision):
     streams = codec.compress(DATA, LENGTHS)
     expected = symbols_of(codec, streams)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    products = getattr(torch.backends, product).matmul
+    before, products.fp32_precision = products.fp32_precision, precision
     try:
         with torch.autocast("cpu", torch.bfloat16):
             assert codec.compress(DATA, LENGTHS) == streams
             assert torch.equal(symbols_of(codec, streams), expected)
             codec.decompress(streams, LENGTHS)
+        assert products.fp32_precision == precision
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before
+
+
+def test_nor_do_token_ids_depend_on_it():
+    codec, ids = with_tokens(), torch.arange(DATA.shape[0] * DATA.shape[1]) % VOCABULARY
+    codec.attach(
+        torch.randn(VOCABULARY, codec.channels, generator=torch.Generator().manual_seed(0))
+    )
+    ids = ids.view(DATA.shape[:2])
+    streams = codec.compress(DATA, LENGTHS, ids)
+    expected = codec.decompress(streams, LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codec.compress(DATA, LENGTHS, ids) == streams
+        assert torch.equal(codec.decompress(streams, LENGTHS), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

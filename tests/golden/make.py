@@ -17,16 +17,13 @@ import torch
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "codecs")]
 
-from codec_samples import CHANNELS, LEARNED, fitted_klt, representations  # noqa: E402
+from codec_samples import CHANNELS, LEARNED, VOCABULARY, representations, with_tokens  # noqa: E402
 
 from splitcodec.codecs.base import Codec, load_state, save_codec  # noqa: E402
-from splitcodec.codecs.hyperparameters import KltHyperparameters  # noqa: E402
-from splitcodec.codecs.klt import Klt  # noqa: E402
 from splitcodec.codecs.registry import build_codec  # noqa: E402
 from splitcodec.coding.container import Header, write_container  # noqa: E402
 
 LENGTHS = [6, 1, 4]
-VOCABULARY = 300
 BASELINES = {"fp16": "raw", "int8": "deflate", "int3": "zstd"}
 KINDS = [
     "klt",
@@ -38,20 +35,6 @@ KINDS = [
     "direct-access-history",
     *BASELINES,
 ]
-
-
-def with_tokens() -> Klt:
-    """A closed-form codec that sends token ids; the map from the head's rows is arbitrary."""
-    plain = fitted_klt(0.03)
-    codec = Klt("klt", CHANNELS, KltHyperparameters(tokens=True), plain.kept, VOCABULARY)
-    plain.token_map, plain.row_mean = torch.zeros(CHANNELS, CHANNELS), torch.zeros(CHANNELS)
-    with torch.no_grad():
-        for name in ("mean", "first_mean", "analysis", "synthesis", "scale_index"):
-            getattr(codec, name).copy_(getattr(plain, name))
-        codec.token_map.copy_(0.1 * torch.eye(CHANNELS))
-        codec.token_density.count(torch.arange(4000) ** 2 % VOCABULARY)
-    codec.update()
-    return codec.eval()
 
 
 def codec_of(kind: str) -> Codec:

@@ -30,13 +30,17 @@ BOUND = 2.0**-16
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
     """float32 that is float32, whatever the program around has asked for: the bounds assume it."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    # Of these alone, since the older function refuses where a program has used them.
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [product.fp32_precision for product in products]
+    for product in products:
+        product.fp32_precision = "ieee"
     try:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
 
 
 _DIGIT = 256

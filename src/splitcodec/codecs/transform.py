@@ -175,7 +175,9 @@ class TransformCodec(Codec):
         """
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
         self._check_values(representation, mask)
-        means, offsets = self.means(tokens, representation.shape[1], past.tokens if past else 0)
+        first = past.tokens if past else 0
+        with plain_arithmetic():
+            means, offsets = self.means(tokens, representation.shape[1], first)
         coder = Encoder()
         if self.sends_tokens:
             self.token_density.encode(coder, tokens, mask[..., 0], self.tables("token"))
@@ -201,7 +203,8 @@ class TransformCodec(Codec):
         coder, tokens = Decoder(streams), None
         if self.sends_tokens:
             tokens = self.token_density.decode(coder, mask[..., 0], self.tables("token"))
-        means, offsets = self.means(tokens, mask.shape[1], past.tokens if past else 0)
+        with plain_arithmetic():
+            means, offsets = self.means(tokens, mask.shape[1], past.tokens if past else 0)
         known = Known(offsets)
         if self.levels:
             levels = coder.pop(_first_table(mask), self.tables("level"))
