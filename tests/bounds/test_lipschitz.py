@@ -44,6 +44,7 @@ def test_it_says_when_it_has_not_converged():
 
 
 @pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.filterwarnings("error")
 def test_the_certified_bound_lies_above_every_measured_norm(layers):
     torch.manual_seed(0)
     network = CausalNetwork(4, 6, 8, layers, 2).double()

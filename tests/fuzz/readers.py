@@ -29,6 +29,7 @@ from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.codecs import base, registry
 from splitcodec.codecs.levels import TokenWeights
 from splitcodec.coding.container import Container, ContainerWriter
+from splitcodec.errors import BitstreamError
 from splitcodec.evaluation import bitstreams
 from splitcodec.inputs.seals import seal
 from splitcodec.inputs.tables import METADATA_KEY, table_writer, with_meaning
@@ -39,6 +40,8 @@ from splitcodec.splitting.model import SplitModel
 from splitcodec.training.loop import Log, Loop, Phase, recipe_of
 from splitcodec.training.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
 
+PIECES = [3, 1, 2]
+"""Tokens of the golden packets."""
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 MOST_VALUES = 1 << 18
 """Values a sequence that the decoder under test accepts: what it may take follows from this."""
@@ -60,7 +63,17 @@ class Reader:
 
 def readers(folder: Path) -> list[Reader]:
     """All of them; `folder` is for the files of the moment."""
-    groups = (_containers, _codecs, _changes, _stores, _tokens, _sensitivities, _points, _training)
+    groups = (
+        _containers,
+        _packets,
+        _codecs,
+        _changes,
+        _stores,
+        _tokens,
+        _sensitivities,
+        _points,
+        _training,
+    )
     return [reader for group in groups for reader in group(folder)]
 
 
@@ -89,6 +102,32 @@ def _containers(folder: Path) -> Iterator[Reader]:
             forged = functools.partial(_forged, part=part, path=path)
             name = f"container, {golden.name}, forged {part}"
             yield Reader(name, original, read, forged, exact=learned and part != "index")
+
+
+def _packets(folder: Path) -> Iterator[Reader]:
+    """The second packet of a stream, after a good first one; it must do no harm to a third."""
+    for golden in sorted(path.parent for path in GOLDEN.glob("*/packets.json")):
+        packets = [
+            bytes.fromhex(text) for text in json.loads((golden / "packets.json").read_text())
+        ]
+        codec, _ = registry.load_codec(golden, Container.open(golden / "stream.rdc").header.coder)
+        if codec.sends_tokens:
+            codec.attach(safetensors.torch.load_file(golden / "data.safetensors")["embedding"])
+
+        def read(
+            data: bytes, codec: Any = codec, good: list[bytes] = packets
+        ) -> list[torch.Tensor]:
+            receiver = codec.stream()
+            receiver.decode(good[0], PIECES[0])
+            try:
+                found = receiver.decode(data, PIECES[1])
+            except BitstreamError:
+                receiver.decode(good[1], PIECES[1])
+                receiver.decode(good[2], PIECES[2])
+                raise
+            return [found, receiver.decode(good[2], PIECES[2])]
+
+        yield Reader(f"packet, {golden.name}", packets[1], read)
 
 
 def _forged(data: bytes, random: Random, part: str, path: Path) -> bytes:

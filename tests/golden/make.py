@@ -2,11 +2,13 @@
 
 For every kind of codec a folder with codec.json and codec.safetensors, stream.rdc, and
 data.safetensors: what was encoded (representation, lengths, tokens), what must be decoded
-(reconstruction), and the head's rows (embedding) of codecs that send token ids. Only a change of
+(reconstruction), and the head's rows (embedding) of codecs that send token ids; and packets.json:
+the first sequence as packets of `PIECES` tokens, hexadecimal. Only a change of
 the format may need this, and then VERSION in src/splitcodec/coding/container.py must be raised in
 the same commit.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,13 +19,21 @@ import torch
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "codecs")]
 
-from codec_samples import CHANNELS, LEARNED, VOCABULARY, representations, with_tokens  # noqa: E402
+from codec_samples import (  # noqa: E402
+    CHANNELS,
+    LEARNED,
+    VOCABULARY,
+    fitted_direct_access,
+    representations,
+    with_tokens,
+)
 
 from splitcodec.codecs.base import Codec, load_state, save_codec  # noqa: E402
 from splitcodec.codecs.registry import build_codec  # noqa: E402
 from splitcodec.coding.container import Header, write_container  # noqa: E402
 
 LENGTHS = [6, 1, 4]
+PIECES = [3, 1, 2]
 BASELINES = {"fp16": "raw", "int8": "deflate", "int3": "zstd"}
 KINDS = [
     "klt",
@@ -33,6 +43,8 @@ KINDS = [
     "hyperprior",
     "direct-access",
     "direct-access-history",
+    "hyperprior-levels",
+    "context",
     *BASELINES,
 ]
 
@@ -43,7 +55,19 @@ def codec_of(kind: str) -> Codec:
         codec = build_codec(kind, CHANNELS, {})
         codec.coder = BASELINES[kind]
         return codec
+    if kind == "context":  # what the default experiment calls so
+        return rated(fitted_direct_access(levels=5, history=True, side_channels=0))
+    if kind == "hyperprior-levels":
+        return rated(LEARNED[kind]())
     return with_tokens() if kind == "klt-tokens" else LEARNED[kind]()
+
+
+def rated(codec: Codec) -> Codec:
+    """A codec with levels, set to a λ other than its own, with gains that differ by table."""
+    codec.levels.set_rate(6.0)
+    with torch.no_grad():
+        codec.table_gain.copy_(torch.linspace(0.8, 1, len(codec.table_gain)))
+    return codec
 
 
 @torch.no_grad()
@@ -76,6 +100,10 @@ def make(folder: Path, kind: str) -> None:
         for tokens, payload in zip(LENGTHS, payloads, strict=True):
             writer.add(tokens, payload)
     safetensors.torch.save_file(data, folder / "data.safetensors")
+    sender, first = codec.stream(), data["representation"][0].split(PIECES)
+    ids = data["tokens"][0].split(PIECES)
+    packets = [sender.encode(*piece).hex() for piece in zip(first, ids, strict=True)]
+    (folder / "packets.json").write_text(json.dumps(packets, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Files made by an earlier state of the program decode to what they meant, and are made again."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from make import PIECES
 
 from splitcodec.codecs.registry import load_codec
 from splitcodec.coding.container import VERSION, Container
@@ -18,13 +21,38 @@ BREAKING = (
 )
 
 
+BYTES = {4: "4c1876579d1fca5a5ed26ca33ed96e9b5b26e9283e8708f0b07e5945649fa2a4"}
+"""SHA-256 of all golden streams and packets, a line for each version of the format since 4."""
+
+
 @pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
 def folder(request):
     return request.param
 
 
 def test_there_is_one_of_each_kind():
-    assert len(FOLDERS) == 10
+    assert len(FOLDERS) == 12
+
+
+def test_the_bytes_of_a_version_never_change():
+    digest = hashlib.sha256()
+    for folder in FOLDERS:
+        for name in ("stream.rdc", "packets.json"):
+            digest.update((folder / name).read_bytes())
+    assert BYTES[VERSION] == digest.hexdigest(), BREAKING
+
+
+@torch.no_grad()
+def test_golden_packets_decode_to_the_sequence(folder):
+    data = safetensors.torch.load_file(folder / "data.safetensors")
+    codec, _ = load_codec(folder, Container.open(folder / "stream.rdc").header.coder)
+    if codec.sends_tokens:
+        codec.attach(data["embedding"])
+    packets = map(bytes.fromhex, json.loads((folder / "packets.json").read_text()))
+    receiver = codec.stream()
+    pieces = [receiver.decode(*one) for one in zip(packets, PIECES, strict=True)]
+    whole = data["reconstruction"][0]
+    torch.testing.assert_close(torch.cat(pieces), whole, rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()
@@ -52,3 +80,8 @@ def test_encoding_makes_the_golden_bytes(folder):
         codec.attach(data["embedding"])
     made = codec.compress(data["representation"], data["lengths"], data["tokens"])
     assert made == [container.read(i) for i in range(3)], BREAKING
+    pieces = zip(
+        *(data[name][0].split(PIECES) for name in ("representation", "tokens")), strict=True
+    )
+    sender, packets = codec.stream(), json.loads((folder / "packets.json").read_text())
+    assert [sender.encode(*piece).hex() for piece in pieces] == packets, BREAKING

@@ -163,22 +163,32 @@ def signals(stream):
 
 
 def predicted(codec, kind, tokens, payload, heads):
-    """hyperprior, direct-access and direct-access-history, token by token."""
+    """hyperprior and direct-access in all their forms, token by token."""
     (checksum,), stream = struct.unpack_from("<I", payload), Stream(payload[4:])
-    analysis, synthesis, sides = codec["analysis"], codec["synthesis"], len(codec["side_sizes"])
-    kept, network = len(analysis), Network(codec, heads)
-    side = stream.under(codec, "side").symbols([*range(sides)] * tokens).reshape(tokens, sides)
+    analysis, synthesis, sides = (
+        codec["analysis"],
+        codec["synthesis"],
+        len(codec.get("side_sizes", [])),
+    )
+    kept, network, h = len(analysis), Network(codec, heads), np.log(64 / 0.11) / 63
+    sent, levels = b"", [0] * tokens
+    if "levels.base" in codec:
+        symbols = stream.under(codec, "level").symbols([0] * tokens)
+        sent, levels = symbols.tobytes(), symbols + int(np.rint(codec["levels.base"]))
+    side = np.zeros((tokens, 0), np.int32)
+    if sides:
+        side = stream.under(codec, "side").symbols([*range(sides)] * tokens).reshape(tokens, sides)
     told, symbols, inputs, decoded = signals(stream), [], np.zeros((0, 0)), []
     stream.under(codec, "latent")
     latent, deviation = np.zeros(kept), np.zeros(len(synthesis))
     for token in range(tokens):
-        context = (
-            [] if kind == "hyperprior" else np.clip(latent / np.exp(codec["log_scale"]), -8, 8)
-        )
-        row = np.concatenate([context, side[token]])[None]
+        context = np.clip(latent / np.exp(codec["log_scale"]), -8, 8)
+        context = [] if kind.startswith("hyperprior") else context
+        level = [levels[token] / 4] if sent else []
+        row = np.concatenate([context, side[token], level])[None]
         inputs = np.concatenate([inputs.reshape(-1, row.shape[1]), row])
         mean, ratio = np.split(network(inputs)[-1], 2)
-        position = 63 * (codec["log_scale"] + ratio - np.log(0.11)) / np.log(64 / 0.11)
+        position = (codec["log_scale"] + ratio - np.log(0.11)) / h - 2 * levels[token]
         position = np.clip(position, 0, 63)
         table = np.rint(position).astype(int)
         for channel in range(kept):
@@ -190,11 +200,13 @@ def predicted(codec, kind, tokens, payload, heads):
         base = np.zeros(len(synthesis))
         if "history" in codec and (deviation**2).sum() < codec["sink_energy"]:
             base = codec["history"] @ deviation
+        q = np.exp(2 * levels[token] * h) * q
         latent = mean + analysis @ base + q
-        deviation = base + synthesis @ (mean + q)
+        gain = np.interp(position, range(64), codec["table_gain"]) if sent else 1
+        deviation = base + synthesis @ (mean + gain * q)
         decoded.append(deviation + codec["mean" if token else "first_mean"])
     stream.end()
-    assert CRC(side.tobytes() + np.stack(symbols).tobytes()) == checksum
+    assert CRC(sent + side.tobytes() + np.stack(symbols).tobytes()) == checksum
     return np.stack(decoded)
 
 
@@ -218,7 +230,13 @@ def baseline(kind, coder, tokens, channels, payload):
     return levels * scales[:, np.arange(channels) // group]
 
 
-PREDICTED = ["hyperprior", "direct-access", "direct-access-history"]
+PREDICTED = [
+    "hyperprior",
+    "hyperprior-levels",
+    "direct-access",
+    "direct-access-history",
+    "context",
+]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def gaussian_slope(scales: Tensor) -> Tensor:
     return (bits.diff(dim=-1) / grid.diff(dim=-1)).amax(-1)
 
 
+@torch.no_grad()
 def certified_bound(network: CausalNetwork, tokens: int) -> float:
     """No change of the inputs of `tokens` tokens changes the outputs by more than this times it.
 
@@ -111,11 +112,11 @@ def certified_bound(network: CausalNetwork, tokens: int) -> float:
 
 
 def _matrix_norm(layer: nn.Linear) -> float:
-    return float(torch.linalg.matrix_norm(layer.weight.detach().double(), 2))
+    return float(torch.linalg.matrix_norm(layer.weight.double(), 2))
 
 
 def _norm_slope(norm: nn.LayerNorm) -> float:
-    return float(norm.weight.detach().abs().max()) / math.sqrt(norm.eps)
+    return float(norm.weight.abs().max()) / math.sqrt(norm.eps)
 
 
 def _feed_bound(block: CausalBlock) -> float:
@@ -128,7 +129,7 @@ def _feed_bound(block: CausalBlock) -> float:
 def _attention_bound(block: CausalBlock, tokens: int) -> float:
     """1 + the constant of normalisation, attention over at most `tokens` tokens, and mixing."""
     norm = block.attention_norm
-    weight, bias = (p.detach().double() for p in block.query_key_value.parameters())
+    weight, bias = (p.double() for p in block.query_key_value.parameters())
     radius = float(norm.weight.norm(p=torch.inf)) * math.sqrt(len(norm.weight))
     radius += float(norm.bias.norm())
     norms, reach = [], []

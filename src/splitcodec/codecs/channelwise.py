@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from splitcodec.codecs.levels import Known, in_steps
-from splitcodec.codecs.rounding import distances
+from splitcodec.codecs.rounding import distances, doubtful
 from splitcodec.codecs.transform import Past, TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
@@ -49,7 +49,7 @@ class ChannelwiseCodec(TransformCodec):
         latent = in_steps(self.latent(deviation), steps)
         symbols = latent.round()
         off = distances(latent, symbols)
-        tokens, channels = self.doubtful(deviation, off, errors, steps=steps)
+        tokens, channels = doubtful(deviation, off, errors, steps=steps)
         if len(tokens):
             exact = self.latent_at(deviation, tokens, channels)
             own = steps[tokens, 0] if isinstance(steps, Tensor) else steps

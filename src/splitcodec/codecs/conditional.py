@@ -14,6 +14,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
@@ -37,7 +38,8 @@ _CLIP = 8.0
 _LEVELS_AN_INPUT = 4.0
 """Levels to a unit of a network's input."""
 FLOAT32_ERROR = 2.0**-16
-"""Bound on what float32 does to side values, means and, in units of a table, positions."""
+"""Bound on what float32 does to means and, in units of a table, positions; and to side values,
+relative to a token's largest where that exceeds one."""
 
 
 class ConditionalCodec(TransformCodec):
@@ -220,9 +222,10 @@ class ConditionalCodec(TransformCodec):
             return values.round_().to(torch.int32)
         values = self.side(latent, known)
         symbols = values.round()
-        doubtful = near_half(distances(values, symbols), FLOAT32_ERROR)
-        for row in doubtful.any(-1).nonzero()[:, 0].tolist():
-            tokens = doubtful[row].nonzero()[:, 0]
+        sizes = functional.pad(values.abs(), (0, 1), value=1.0).amax(-1, keepdim=True)
+        unsure = near_half(distances(values, symbols), FLOAT32_ERROR * sizes)
+        for row in unsure.any(-1).nonzero()[:, 0].tolist():
+            tokens = unsure[row].nonzero()[:, 0]
             seen = slice(int(tokens[-1]) + 1)  # later tokens have no say
             inputs = exact.normalised(exact.latent(deviation[row, seen].double()))
             inputs = exact.with_level(inputs, known.rows((row, seen)))

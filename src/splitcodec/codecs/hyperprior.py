@@ -12,7 +12,7 @@ from splitcodec.codecs.conditional import FLOAT32_ERROR, ConditionalCodec
 from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.levels import Known, in_steps
-from splitcodec.codecs.rounding import distances, near_half
+from splitcodec.codecs.rounding import distances, doubtful, near_half
 from splitcodec.codecs.transform import Past
 from splitcodec.coding.entropy import Decoder
 from splitcodec.errors import BitstreamError
@@ -66,7 +66,7 @@ class Hyperprior(ConditionalCodec):
         steps = known.steps.flatten(0, 1) if self.levels else 1.0
         off = distances(residual, symbols).flatten(0, 1)
         bounds = self.float32_errors()
-        tokens, _ = self.doubtful(deviation.flatten(0, 1), off, bounds, FLOAT32_ERROR, steps)
+        tokens, _ = doubtful(deviation.flatten(0, 1), off, bounds, FLOAT32_ERROR, steps)
         unsure.view(-1)[tokens] = True
         unsure[:, -1] = True  # so that there are always some that show what float32 does
         inputs = exact.with_level(side.double(), known)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def distances(values: Tensor, rounded: Tensor) -> Tensor:
@@ -18,6 +19,29 @@ def near_half(distances: Tensor, error: Tensor | float) -> Tensor:
     if not distances.shape[-1]:
         return distances.new_zeros(distances.shape[:-1], dtype=torch.bool)
     return (distances.amax(-1, keepdim=True) > 0.5 - error)[..., 0]
+
+
+def doubtful(
+    deviation: Tensor,
+    distances: Tensor,
+    errors: Tensor,
+    error: float = 0.0,
+    steps: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Places, by token and channel, where float32 may round to the wrong side.
+
+    `distances` (tokens, kept) from the nearest integer: of the latents of deviations (tokens,
+    channels), less what is known to an `error`, in `steps`, (tokens, 1) if a tensor. `errors`
+    (kept,): what float32 does to each latent of a deviation of length one.
+    """
+    sizes = deviation.norm(dim=-1, keepdim=True)
+    # Nearly all tokens pass this test, under the largest of the channels' errors.
+    largest = functional.pad(errors, (0, 1)).max()  # 0 if none is kept
+    tokens = near_half(distances, (sizes * largest + error) / steps).nonzero()[:, 0]
+    steps = steps[tokens] if isinstance(steps, Tensor) else steps
+    open_ = distances[tokens] > 0.5 - (sizes[tokens] * errors + error) / steps
+    found, channels = open_.nonzero(as_tuple=True)
+    return tokens[found], channels
 
 
 def straight_through(values: Tensor) -> Tensor:

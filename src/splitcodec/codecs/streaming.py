@@ -1,13 +1,15 @@
 """Token by token: a stream turns each token's representation into a packet, and back.
 
 Both ends remember what they need of earlier tokens, so a packet costs its own tokens only. Packets
-are decoded in the order in which they were made. Symbols are those of whole-sequence coding; what
-a packet costs more is the state of its entropy coder, about 26 bits, and its checksum.
+are decoded in the order in which they were made; one that is refused leaves the stream as it was,
+so that it can be sent again. Symbols are those of whole-sequence coding; what a packet costs more
+is the state of its entropy coder, about 26 bits, and its checksum. docs/format.md specifies packets.
 """
 
 import struct
 from typing import TYPE_CHECKING, Protocol
 
+import google_crc32c
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from splitcodec.codecs.transform import TransformCodec
 
 _CHECK = struct.Struct("<H")
+_BYTES_CHECK = struct.Struct("<I")
 
 
 class Stream(Protocol):
@@ -38,18 +41,31 @@ class Stream(Protocol):
 
 
 class StatelessStream:
-    """Of a codec that codes every token alone: a packet is a sequence of its own."""
+    """Of a codec that codes every token alone: a packet is a u32 and a sequence of its own.
+
+    The u32, little-endian, is the CRC-32C of all such sequences so far, one after the other.
+    """
 
     def __init__(self, codec: "Codec") -> None:
-        self._codec = codec
+        self._codec, self._checksum = codec, 0
 
     def encode(self, representation: Tensor, tokens: Tensor | None = None) -> bytes:
         """See Stream."""
-        return self._codec.compress(representation[None], _length(len(representation)))[0]
+        (body,) = self._codec.compress(representation[None], _length(len(representation)))
+        self._checksum = google_crc32c.extend(self._checksum, body)
+        return _BYTES_CHECK.pack(self._checksum) + body
 
     def decode(self, packet: bytes, count: int = 1) -> Tensor:
         """See Stream."""
-        return self._codec.decompress([packet], _length(count))[0]
+        expected, body = _parted(packet, _BYTES_CHECK)
+        found = google_crc32c.extend(self._checksum, body)
+        if found != expected:
+            raise BitstreamError(
+                "a packet does not match its checksum: it is damaged or out of order"
+            )
+        (reconstruction,) = self._codec.decompress([body], _length(count))
+        self._checksum = found
+        return reconstruction
 
 
 class CheckedStream:
@@ -65,27 +81,35 @@ class CheckedStream:
     def encode(self, representation: Tensor, tokens: Tensor | None = None) -> bytes:
         """See Stream."""
         ids = None if tokens is None else tokens[None]
-        length = _length(len(representation))
-        (body,), symbols = self._codec.write(representation[None], length, ids, self._past)
-        return _CHECK.pack(self._check(symbols)) + body
+        length, past = _length(len(representation)), self._past.copy()
+        (body,), symbols = self._codec.write(representation[None], length, ids, past)
+        self._past, self._checksum = past, self._checksum_after(symbols)
+        return _CHECK.pack(self._checksum & 0xFFFF) + body
 
     @torch.no_grad()
     def decode(self, packet: bytes, count: int = 1) -> Tensor:
         """See Stream."""
-        if len(packet) < _CHECK.size:
-            raise BitstreamError("a packet is too short to hold its checksum: it is damaged")
-        body = packet[_CHECK.size :]
-        reconstruction, symbols = self._codec.read([body], _length(count), self._past)
-        if self._check(symbols) != _CHECK.unpack_from(packet)[0]:
+        expected, body = _parted(packet, _CHECK)
+        past = self._past.copy()
+        reconstruction, symbols = self._codec.read([body], _length(count), past)
+        found = self._checksum_after(symbols)
+        if found & 0xFFFF != expected:
             raise BitstreamError(
                 "a packet decoded to other symbols than were encoded: it is damaged or out of "
                 "order, the codec differs, or this machine computes its networks differently"
             )
+        self._past, self._checksum = past, found
         return reconstruction[0]
 
-    def _check(self, symbols: list[list[Tensor]]) -> int:
-        self._checksum = checksum(*(part[0] for part in symbols), after=self._checksum)
-        return self._checksum & 0xFFFF
+    def _checksum_after(self, symbols: list[list[Tensor]]) -> int:
+        return checksum(*(part[0] for part in symbols), after=self._checksum)
+
+
+def _parted(packet: bytes, check: struct.Struct) -> tuple[int, bytes]:
+    """A packet's checksum and what it is of."""
+    if len(packet) < check.size:
+        raise BitstreamError("a packet is too short to hold its checksum: it is damaged")
+    return check.unpack_from(packet)[0], packet[check.size :]
 
 
 def _length(tokens: int) -> Tensor:

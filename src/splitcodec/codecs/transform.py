@@ -21,7 +21,7 @@ float32: it is the same up to the order of summation, about 1e-6 of its size.
 
 import copy
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
@@ -35,7 +35,6 @@ from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.levels import Known, Levels
 from splitcodec.codecs.networks import Memory
-from splitcodec.codecs.rounding import near_half
 from splitcodec.codecs.streaming import CheckedStream
 from splitcodec.coding import entropy
 from splitcodec.coding.entropy import Decoder, Encoder
@@ -52,7 +51,9 @@ CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
 }
 """Densities with a shape a channel, by the names of the hyper-parameters."""
 _FLOAT32_ERROR = 2.0**-20
-"""Bound on a float32 dot product's error, relative to its vectors' lengths: sixteen roundings."""
+"""Bound on a float32 dot product's error, relative to its vectors' lengths: sixteen roundings; for
+vectors of more than `_FLOAT32_CHANNELS` it grows with them."""
+_FLOAT32_CHANNELS = 2048
 _LARGEST_LATENT = 2.0**26
 """In quantiser steps: symbols have 32 bits, tables may start 2²⁸ away, and levels be 2⁴ finer."""
 _FEW = 1 / 4
@@ -71,6 +72,11 @@ class Past:
     memories: dict[str, list[Memory]] = field(default_factory=dict)
     latent: Tensor | None = None
     deviation: Tensor | None = None
+
+    def copy(self) -> Self:
+        """A past that goes on by itself; what is remembered is shared, and only added to."""
+        memories = {name: list(map(replace, own)) for name, own in self.memories.items()}
+        return replace(self, memories=memories)
 
 
 class TransformCodec(Codec):
@@ -271,30 +277,8 @@ class TransformCodec(Codec):
 
     def float32_errors(self) -> Tensor:
         """Bound on what float32 does to each latent of a deviation of length one, (kept,)."""
-        return _FLOAT32_ERROR * self.analysis.norm(dim=-1)
-
-    def doubtful(
-        self,
-        deviation: Tensor,
-        distances: Tensor,
-        errors: Tensor,
-        error: float = 0.0,
-        steps: Tensor | float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
-        """Places, by token and channel, where float32 may round to the wrong side.
-
-        `distances` (tokens, kept) from the nearest integer: of the latents of deviations
-        (tokens, channels), less what is known to an `error`, in `steps`, (tokens, 1) if a tensor.
-        `errors`: those of `float32_errors`.
-        """
-        sizes = deviation.norm(dim=-1, keepdim=True)
-        # Nearly all tokens pass this test, under the largest of the channels' errors.
-        largest = functional.pad(errors, (0, 1)).max()  # 0 if none is kept
-        tokens = near_half(distances, (sizes * largest + error) / steps).nonzero()[:, 0]
-        steps = steps[tokens] if isinstance(steps, Tensor) else steps
-        open_ = distances[tokens] > 0.5 - (sizes[tokens] * errors + error) / steps
-        found, channels = open_.nonzero(as_tuple=True)
-        return tokens[found], channels
+        longer = max(1.0, self.channels / _FLOAT32_CHANNELS)
+        return _FLOAT32_ERROR * longer * self.analysis.norm(dim=-1)
 
     def latent_at(self, deviation: Tensor, tokens: Tensor, channels: Tensor) -> Tensor:
         """Latents of deviations (tokens, channels) at some places, (places,) float64."""

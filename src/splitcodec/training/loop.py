@@ -148,6 +148,11 @@ class Loop:
         self._saved = time.monotonic()
         self._save_seconds = 0.0
 
+    @property
+    def _several(self) -> bool:
+        """Whether processes share the work."""
+        return self._shared and self.accelerator.num_processes > 1
+
     def run(self) -> None:
         """All phases, from the checkpoint or the start; the checkpoint then holds the result."""
         resumed = self._load()
@@ -212,7 +217,7 @@ class Loop:
         learnt = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(learnt, phase.gradient_clip)
         optimiser.step()
-        if self._shared and self.accelerator.num_processes > 1:
+        if self._several:
             device = self.accelerator.device
             shared = self.accelerator.reduce(torch.tensor([*means.values()], device=device), "mean")
             means = dict(zip(means, shared.tolist(), strict=True))
@@ -225,7 +230,7 @@ class Loop:
             return
         self.module.eval()
         figures = phase.validate()
-        if self._shared and self.accelerator.num_processes > 1:
+        if self._several:
             figures = self._of_the_first(figures)
         self.module.train()
         self._note(f"{phase.name}_validation", state.step, **figures)
