@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from codec_samples import fitted_hyperprior, representations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from splitcodec.codecs import guard
 from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.errors import BitstreamError
@@ -89,6 +91,16 @@ def test_the_bytes_of_signals_are_those_of_the_format():
     ups = torch.tensor([1, 0, 1, 0], dtype=torch.int32)
     Signals(places, ups).put(encoder, torch.Size((1, 5000, 577)))
     assert encoder.finish()[0].hex() == "7be64e0a007d98ed1f68fcb0aa4da83018"
+
+
+def test_signals_cost_less_than_a_thousandth_of_the_rate(monkeypatch):
+    codec, data = fitted_hyperprior(), representations(40, 512)
+    lengths = torch.full((40,), 512)
+    size = sum(map(len, codec.compress(data, lengths)))
+    monkeypatch.setattr(guard, "BOUND", 0.0)
+    without = sum(map(len, codec.compress(data, lengths)))
+    print(f"signals cost {size / without - 1:.4%} of the rate")
+    assert 0 < size - without < without / 1000
 
 
 def test_no_signals_cost_next_to_nothing_and_one_some_three_bytes():

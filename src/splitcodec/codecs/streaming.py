@@ -3,7 +3,7 @@
 Both ends remember what they need of earlier tokens, so a packet costs its own tokens only. Packets
 are decoded in the order in which they were made; one that is refused leaves the stream as it was,
 so that it can be sent again. Symbols are those of whole-sequence coding; what a packet costs more
-is the state of its entropy coder, about 26 bits, and its checksum. docs/format.md specifies packets.
+is the state of its entropy coder, about 26 bits, and its checksum. Specified in docs/format.md.
 """
 
 import struct
