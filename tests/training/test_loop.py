@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from unittest.mock import MagicMock
 
 import pytest
@@ -184,3 +186,39 @@ def test_a_step_takes_each_sequence_once_an_epoch():
     assert steps[0] != sequences_of_step(12, 4, seed=2, step=0)
     uneven = [row for step in range(5) for row in sequences_of_step(10, 4, seed=1, step=step)]
     assert sorted(uneven[:10]) == sorted(uneven[10:]) == list(range(10))
+
+
+_DISAGREEING = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from splitcodec.training.loop import Log, Loop, Phase, accelerator_for
+
+accelerator = accelerator_for(torch.device("cpu"))
+module, rank, measured = nn.Linear(1, 1), accelerator.process_index, []
+
+def validate():  # better each time for the first process, worse for the other
+    measured.append(len(measured) * (1 if rank else -1))
+    return {"loss": float(measured[-1])}
+
+def loss(step, batch):
+    return module(torch.ones(1)).square().mean(), {}
+
+phase = Phase(
+    "learn", 6, 1, lambda: [{"params": list(module.parameters()), "lr": 0.1}], loss,
+    tokens=1, validate=validate, validate_every=1, patience=2,
+)
+folder = Path(sys.argv[1])
+Loop(module, [phase], 0, "{}", folder / "checkpoint", Log(), accelerator).run()
+(folder / f"{rank}.txt").write_text(str(len(measured)))
+"""
+
+
+def test_processes_that_measure_differently_stop_together(tmp_path):
+    (tmp_path / "main.py").write_text(_DISAGREEING)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node=2", tmp_path / "main.py", tmp_path]
+    done = subprocess.run(list(map(str, launcher)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["7", "7"]
