@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 
 from rich.console import Console
 from rich.progress import track
@@ -10,20 +10,21 @@ from rich.progress import track
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress(steps: Sized, description: str) -> Iterator:
-    """Iterate over `steps`, showing done of all, the rate and the time left on standard error."""
+def progress(steps: Iterable, description: str) -> Iterator:
+    """Iterate over `steps`, showing how many are done and the rate on standard error.
+
+    Where `steps` has a length, the time left as well.
+    """
     if sys.stderr.isatty():
         yield from track(steps, description, console=Console(stderr=True), transient=True)
         return
+    every = len(steps) if isinstance(steps, Sized) else None
     started = shown = time.monotonic()
     for done, step in enumerate(steps, start=1):
         yield step
         now = time.monotonic()
-        if done == len(steps) or now - shown >= _SECONDS_BETWEEN_LINES:
+        if done == every or now - shown >= _SECONDS_BETWEEN_LINES:
             rate = done / max(now - started, 1e-9)
-            left = (len(steps) - done) / rate
-            print(
-                f"{description}: {done}/{len(steps)}, {rate:.3g}/s, {left:.0f} s left",
-                file=sys.stderr,
-            )
+            of, left = (f"/{every}", f", {(every - done) / rate:.0f} s left") if every else ("", "")
+            print(f"{description}: {done}{of}, {rate:.3g}/s{left}", file=sys.stderr)
             shown = now

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -211,6 +213,29 @@ def test_two_words_encode_and_decode(run, folder, tmp_path):
     decoded = Activations(tmp_path / "mine.decoded.parquet")
     assert decoded.lengths == Activations(store).lengths
     assert decoded.metadata["decoded_from"] == "mine.rdc"
+
+
+def test_containers_go_through_pipes(folder, tmp_path):
+    """One program encodes to its standard output what another decodes from its standard input."""
+    store, codec = folder / "split2/evaluation.parquet", folder / KLT
+    splitcodec, out = Path(sys.executable).with_name("splitcodec"), tmp_path / "decoded.parquet"
+    shell = f"""set -o pipefail; {splitcodec} encode {store} --codec {codec} --out - |
+      tee {tmp_path / "same.rdc"} | {splitcodec} decode - --codec {codec} --out {out}"""
+    subprocess.run(["bash", "-c", shell], check=True, timeout=120)
+    assert (tmp_path / "same.rdc").read_bytes() == (folder / "klt.rdc").read_bytes()
+    every = range(len(Activations(store)))
+    decoded, expected = (
+        Activations(path).read(every) for path in (out, folder / "decoded.parquet")
+    )
+    assert torch.equal(decoded.representation, expected.representation)
+
+
+def test_pipes_need_names_for_what_they_lead_to(run, folder):
+    codec = ["--codec", folder / KLT]
+    assert "standard input needs --out" in run("decode", "-", *codec).error
+    done = run("encode", folder / "split2/evaluation.parquet", *codec, *codec,
+               "--out", "-", "--out", "-")  # fmt: skip
+    assert "takes one container" in done.error
 
 
 @pytest.mark.parametrize("codec", [KLT, HYPERPRIOR])

@@ -15,6 +15,7 @@ from splitcodec.coding.container import (
     Container,
     ContainerWriter,
     Header,
+    read_front_to_back,
     write_container,
 )
 from splitcodec.errors import BitstreamError, InputError
@@ -47,10 +48,34 @@ def read_all(path):
     return container.header, container.lengths, [container.read(i) for i in range(len(container))]
 
 
-def refused(path, match):
-    with pytest.raises(BitstreamError, match=match) as caught:
-        read_all(path)
-    assert one_line(caught.value)
+def read_piped(path):
+    """The same, of what cannot be sought in."""
+    with path.open("rb") as file:
+        header, chunks = read_front_to_back(io.BufferedReader(Unseekable(file.raw)))
+        chunks = list(chunks)
+    return header, [tokens for tokens, _ in chunks], [payload for _, payload in chunks]
+
+
+class Unseekable(io.RawIOBase):
+    """Gives a few bytes at a time, as a socket may."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        part = self.file.read(min(7, len(buffer)))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def refused(path, match, readers=(read_all, read_piped)):
+    for read in readers:
+        with pytest.raises(BitstreamError, match=match) as caught:
+            read(path)
+        assert one_line(caught.value)
 
 
 @pytest.fixture
@@ -60,7 +85,7 @@ def path(tmp_path):
 
 
 def test_all_comes_back(path):
-    assert read_all(path) == (HEADER, LENGTHS, PAYLOADS)
+    assert read_all(path) == read_piped(path) == (HEADER, LENGTHS, PAYLOADS)
     container = Container.open(path)
     assert (len(container), container.payload_bytes, container.sizes) == (3, 53, [13, 0, 40])
     assert container.read(2) == PAYLOADS[2], "one sequence is read alone"
@@ -92,7 +117,7 @@ def test_any_header_and_payloads_come_back(tmp_path, header, chunks):
     path = tmp_path / "any.rdc"
     lengths, payloads = [n for n, _ in chunks], [payload for _, payload in chunks]
     write(path, header, lengths, payloads)
-    assert read_all(path) == (header, lengths, payloads)
+    assert read_all(path) == read_piped(path) == (header, lengths, payloads)
 
 
 def test_the_overhead_is_twenty_bytes_a_sequence_and_under_half_a_kilobyte(path, tmp_path):
@@ -106,7 +131,7 @@ def test_every_truncation_is_noticed(path):
     data = path.read_bytes()
     for size in range(len(data)):
         path.write_bytes(data[:size])
-        refused(path, r"a\.rdc")
+        refused(path, r"^(-|.*a\.rdc) (is damaged|is not a splitcodec|has format version)")
 
 
 def test_every_changed_byte_is_noticed(path):
@@ -115,14 +140,15 @@ def test_every_changed_byte_is_noticed(path):
         spoilt = bytearray(data)
         spoilt[position] ^= generator.randrange(1, 256)
         path.write_bytes(spoilt)
-        refused(path, r"a\.rdc")
+        refused(path, r"^(-|.*a\.rdc) (is damaged|is not a splitcodec|has format version)")
 
 
 def test_anything_behind_the_end_is_noticed(path):
     data = path.read_bytes()
     for more in (b"\x00", b"\x00" * 12, data[-24:], data):
         path.write_bytes(data + more)
-        refused(path, "damaged")
+        refused(path, "damaged", [read_all])
+        assert read_piped(path)[1] == LENGTHS, "what follows in a pipe is another's"
 
 
 def test_an_unfinished_file_says_so(path):
@@ -207,6 +233,8 @@ def test_sequences_larger_than_the_reader_allows_are_refused(path):
     assert len(Container.open(path, most_values=32)) == 3
     with pytest.raises(BitstreamError, match=r"4 tokens of 8 channels.*at most 31 values"):
         Container.open(path, most_values=31)
+    with path.open("rb") as file, pytest.raises(BitstreamError, match="at most 31 values"):
+        read_front_to_back(file, most_values=31)
 
 
 def test_a_missing_file_says_so(tmp_path):
@@ -230,5 +258,7 @@ def test_writing_holds_no_payload(tmp_path):
     assert tracemalloc.get_traced_memory()[1] < 1 << 20, "of 13 MB"
     container = Container.open(tmp_path / "a.rdc")
     container.verify()
+    with (tmp_path / "a.rdc").open("rb") as file:
+        assert sum(len(payload) for _, payload in read_front_to_back(file)[1]) == 200 << 16
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()

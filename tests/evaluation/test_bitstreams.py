@@ -58,6 +58,17 @@ def test_a_decoded_store_has_the_tokens_of_the_original(stores, codecs, bitstrea
     assert decoded.metadata["decoded_from"] == "fp16-raw.rdc"
 
 
+@pytest.mark.parametrize("most", [1, 2, 10**9])
+def test_a_store_is_the_same_however_many_are_decoded_at_once(
+    stores, codecs, bitstreams, tmp_path, monkeypatch, most
+):
+    monkeypatch.setattr("splitcodec.evaluation.bitstreams._MOST_AT_ONCE", most * 32 * 2)
+    decode_to_store(bitstreams["int8", "zstd"], codecs["int8"], None, tmp_path / "a")
+    decoded = Activations(tmp_path / "a").read(range(7)).representation
+    expected = FileDecoder(bitstreams["int8", "zstd"], [codecs["int8"]]).decode(range(7))
+    assert torch.equal(decoded, expected)
+
+
 def test_the_wrong_codec_is_noticed(codecs, bitstreams):
     with pytest.raises(BitstreamError, match=r"made by a klt codec with hash .* not in") as caught:
         FileDecoder(bitstreams["fine", "ans"], [codecs["coarse"], codecs["int8"]])
@@ -73,6 +84,18 @@ def test_other_data_are_noticed(world, codecs, bitstreams, tmp_path):
     with pytest.raises(InputError, match="made from other data"):
         decode_to_store(bitstreams["fine", "ans"], codecs["fine"], other.path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [lambda n: n[:-1], lambda n: [*n, 3], lambda n: n[::-1]])
+def test_decoding_for_a_store_of_other_lengths_is_refused(
+    stores, codecs, bitstreams, tmp_path, change
+):
+    lengths, meaning = change(stores.split.lengths), stores.split.metadata
+    rows = [torch.zeros(length, 32) for length in lengths]
+    other = write_store(tmp_path / "o.parquet", rows, split=2, data_hash=meaning["data_hash"])
+    with pytest.raises(InputError, match="made from other data"):
+        decode_to_store(bitstreams["fine", "ans"], codecs["fine"], other.path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_data_of_the_same_lengths_are_noticed(stores, codecs, bitstreams, tmp_path):

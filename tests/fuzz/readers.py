@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.codecs import base, registry
 from splitcodec.codecs.levels import TokenWeights
-from splitcodec.coding.container import Container, ContainerWriter
+from splitcodec.coding.container import PIPE, Container, ContainerWriter, read_front_to_back
 from splitcodec.errors import BitstreamError
 from splitcodec.evaluation import bitstreams
 from splitcodec.inputs.seals import seal
@@ -97,7 +97,15 @@ def _containers(folder: Path) -> Iterator[Reader]:
             rows = range(len(decoder.container))
             return [decoder.decode(rows[i : i + 2]) for i in range(0, len(rows), 2)]
 
+        def read_piped(data: bytes, golden: Path = golden) -> torch.Tensor:
+            header, chunks = read_front_to_back(io.BytesIO(data), MOST_VALUES)
+            codec, _, _ = bitstreams.codec_of(PIPE, header, [golden], None)
+            some = list(chunks)
+            pairs = [some[i : i + 2] for i in range(0, len(some), 2)]
+            return [bitstreams.decode_chunks(PIPE, codec, pair, range(2)) for pair in pairs]
+
         yield Reader(f"container, {golden.name}", original, read)
+        yield Reader(f"container by pipe, {golden.name}", original, read_piped)
         for part in ("payload", "index", "header"):
             forged = functools.partial(_forged, part=part, path=path)
             name = f"container, {golden.name}, forged {part}"

@@ -23,7 +23,10 @@ def encode(
     file: Annotated[Path, typer.Argument(help="activation store")],
     codec: Annotated[list[Path], typer.Option(help="codec directory; repeat for several")],
     out: Annotated[
-        list[Path], typer.Option(help="one for each --codec; FILE with suffix .rdc if not given")
+        list[Path],
+        typer.Option(
+            help="one for each --codec, - for standard output; FILE with suffix .rdc if not given"
+        ),
     ] = [],
     coder: Annotated[
         list[str],
@@ -40,6 +43,8 @@ def encode(
     coders = coder or [None] * len(codec)
     if not len(codec) == len(coders) == len(outputs):
         raise SettingsError("give one --coder and one --out for each --codec, in the same order")
+    if len(outputs) > 1 and Path("-") in outputs:
+        raise SettingsError("standard output takes one container: give one --codec")
     from splitcodec.activations.store import Activations
     from splitcodec.evaluation.bitstreams import encode
 
@@ -51,7 +56,7 @@ def encode(
 
 @app.command()
 def decode(
-    file: Annotated[Path, typer.Argument(help="container file")],
+    file: Annotated[Path, typer.Argument(help="container file, - for standard input")],
     codec: CodecDirectory,
     out: Annotated[
         Path | None,
@@ -64,6 +69,8 @@ def decode(
     model_dtype: DtypeOption = Dtype.float32,
 ) -> None:
     """Decode a container file into an activation store."""
+    if file == Path("-") and not out:
+        raise SettingsError("what comes from standard input needs --out")
     from splitcodec.codecs.base import load_state
     from splitcodec.evaluation.bitstreams import decode_to_store
 

@@ -1,14 +1,16 @@
 """The container file, `.rdc`: a header, a chunk a sequence, and an index that completes it.
 
-`docs/format.md` specifies every byte. Chunks are written as they come and read one at a time, so
-that neither side holds a partition; a file without its index was not finished. Checksums are
-CRC-32C, each bound to the header, so that parts of two files cannot be mixed unnoticed. Nothing
-that a file says is believed before it has been held against the size of the file.
+`docs/format.md` specifies every byte. Chunks are written as they come and read one at a time, from
+a file in any order and from a pipe as they come, so that neither side holds a partition; a file
+without its index was not finished. Checksums are CRC-32C, each bound to the header, so that parts
+of two files cannot be mixed unnoticed. Nothing that a file says is believed before it has been
+held against the size of the file, and nothing that a pipe says takes memory before it has come.
 """
 
 import struct
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, Self
@@ -36,6 +38,9 @@ _NO_MORE = b"\0\0\0\0"
 _ENTRY = np.dtype([("tokens", "<u4"), ("size", "<u4")])
 _LONGEST_HEADER = 1 << 16
 _LARGEST = (1 << 32) - 1
+PIPE = Path("-")
+"""Stands for standard input or output."""
+_PIECE = 1 << 16
 
 _Name = Annotated[str, Field(max_length=1000)]
 _Count = Annotated[int, Field(ge=1, le=_LARGEST)]
@@ -88,8 +93,12 @@ class ContainerWriter:
 
 @contextmanager
 def write_container(path: Path, header: Header) -> Iterator[ContainerWriter]:
-    """A writer to `path`, where the whole file appears when the block succeeds."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+    """A writer to `path`, where the whole file appears when the block succeeds; or to `PIPE`."""
+    with ExitStack() as stack:
+        if path == PIPE:
+            file = sys.stdout.buffer
+        else:
+            file = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb"))
         writer = ContainerWriter(file, header)
         yield writer
         writer.finish()
@@ -117,11 +126,7 @@ class Container:
         ends = start + np.cumsum(_chunk_sizes(index))
         if ((index["tokens"] < 1) | (index["tokens"] > header.longest)).any():
             raise _damaged(path, "a sequence is empty or longer than the header says")
-        if header.longest * header.channels > most_values:
-            raise BitstreamError(
-                f"{path} declares sequences of {header.longest} tokens of {header.channels} "
-                f"channels; here at most {most_values} values are decoded at a time"
-            )
+        _check_size(path, header, most_values)
         return cls(path, header, seed, ends - _chunk_sizes(index), index)
 
     def __len__(self) -> int:
@@ -158,10 +163,64 @@ class Container:
             raise _damaged(self.path, f"chunk {sequence} does not match its checksum")
         return payload
 
+    def chunks(self) -> Iterator[tuple[int, bytes]]:
+        """Tokens and payload of each sequence, in order."""
+        return ((tokens, self.read(i)) for i, tokens in enumerate(self.lengths))
+
     def verify(self) -> None:
         """Read all chunks; BitstreamError at the first that does not fit its checksum."""
-        for sequence in range(len(self)):
-            self.read(sequence)
+        for _ in self.chunks():
+            pass
+
+
+def read_front_to_back(
+    file: BinaryIO, most_values: int = MOST_VALUES
+) -> tuple[Header, Iterator[tuple[int, bytes]]]:
+    """Header, and tokens and payload of each sequence as it comes: of what cannot be sought in.
+
+    A pipe or a socket, say. Raises BitstreamError as `Container.open` does, for damage where it is
+    met: only when the iterator has ended is it known that the stream was whole.
+    """
+    header, seed = _read_header(PIPE, file)
+    _check_size(PIPE, header, most_values)
+    return header, _chunks(file, header, seed)
+
+
+def _chunks(file: BinaryIO, header: Header, seed: bytes) -> Iterator[tuple[int, bytes]]:
+    entries: list[tuple[int, int]] = []
+    while start := file.read(len(_NO_MORE)):
+        if start == _NO_MORE:
+            expected = _end_of_file(seed, np.array(entries, _ENTRY))
+            if start + file.read(len(expected) - len(start)) != expected:
+                raise _damaged(PIPE, "its end does not match what came before")
+            return
+        tokens, size = _CHUNK.unpack((start + file.read(4)).ljust(_CHUNK.size, b"\0"))
+        if tokens > header.longest:
+            raise _damaged(PIPE, "a sequence is longer than the header says")
+        payload, checksum = _up_to(file, size), file.read(_CHECKSUM.size)
+        expected = _CHECKSUM.pack(_chunk_checksum(seed, len(entries), tokens, payload))
+        if len(payload) < size or checksum != expected:
+            raise _damaged(PIPE, f"chunk {len(entries)} does not match its checksum")
+        entries.append((tokens, size))
+        yield tokens, payload
+    raise _damaged(PIPE, "it ends before its index: it was cut off, or never finished")
+
+
+def _check_size(path: Path, header: Header, most_values: int) -> None:
+    if header.longest * header.channels > most_values:
+        raise BitstreamError(
+            f"{path} declares sequences of {header.longest} tokens of {header.channels} "
+            f"channels; here at most {most_values} values are decoded at a time"
+        )
+
+
+def _up_to(file: BinaryIO, size: int) -> bytes:
+    """So many bytes, or all that come; the memory is that of what comes, not of what is said."""
+    parts = []
+    while size and (part := file.read(min(size, _PIECE))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 @contextmanager

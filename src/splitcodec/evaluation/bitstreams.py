@@ -4,7 +4,9 @@ Where the front learned with the codec, the stored representation, which is the 
 not what is sent: the changed front makes it from the tokens.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,14 @@ from torch import Tensor
 from splitcodec.activations.store import Activations, ActivationWriter, Batch
 from splitcodec.codecs.base import Codec, load_changes
 from splitcodec.codecs.registry import coders_of, load_codec
-from splitcodec.coding.container import MOST_VALUES, Container, Header, write_container
+from splitcodec.coding.container import (
+    MOST_VALUES,
+    PIPE,
+    Container,
+    Header,
+    read_front_to_back,
+    write_container,
+)
 from splitcodec.devices import device
 from splitcodec.errors import BitstreamError, InputError, SettingsError
 from splitcodec.files import atomic_path
@@ -25,6 +34,8 @@ from splitcodec.splitting.model import SplitModel
 
 _BATCH = 16
 """Sequences at once: codecs that walk from token to token take hardly longer for many."""
+_MOST_AT_ONCE = 1 << 27
+"""Values that are decoded together."""
 _DATA = ("model", "model_hash", "split", "partition", "data_hash")
 """What header and store both say of the data."""
 
@@ -121,19 +132,8 @@ class FileDecoder:
     ) -> None:
         self.container = Container.open(bitstream, most_values)
         self.size = bitstream.stat().st_size
-        for directory in codec_directories:
-            codec, meaning = load_codec(directory, None)
-            if meaning["hash"] == self.header.codec_hash:
-                self._check(codec.to(device()))
-                codec.coder = self.header.coder
-                if model:
-                    codec.attach(model.embedding)
-                self.codec, self.meaning, self.directory = codec, meaning, directory
-                return
-        raise BitstreamError(
-            f"{bitstream} was made by a {self.header.codec} codec with hash "
-            f"{self.header.codec_hash}, which is not in {', '.join(map(str, codec_directories))}; "
-            "name the directory whose codec.json has this hash"
+        self.codec, self.meaning, self.directory = codec_of(
+            bitstream, self.header, codec_directories, model
         )
 
     @property
@@ -141,36 +141,16 @@ class FileDecoder:
         """The container's header."""
         return self.container.header
 
-    def _check(self, codec: Codec) -> None:
-        """Raise BitstreamError unless the header speaks of this codec."""
-        header = self.header
-        known = (codec.name, codec.channels) == (header.codec, header.channels)
-        if not known or header.coder not in coders_of(codec.name):
-            raise BitstreamError(
-                f"{self.container.path} says {header.codec} of {header.channels} channels by "
-                f"{header.coder}, which its codec is not; encode it again"
-            )
-
-    @torch.no_grad()
     def decode(self, sequences: Sequence[int]) -> Tensor:
         """The reconstruction of some sequences, (batch, tokens, channels), padded with zeros."""
-        payloads = [self.container.read(i) for i in sequences]
-        lengths = torch.tensor([self.container.lengths[i] for i in sequences])
-        try:
-            return self.codec.decompress(payloads, lengths)
-        except BitstreamError as error:
-            raise BitstreamError(
-                f"{self.container.path}, sequences {sequences[0]} to {sequences[-1]}: {error}"
-            ) from None
+        chunks = [(self.container.lengths[i], self.container.read(i)) for i in sequences]
+        return decode_chunks(self.container.path, self.codec, chunks, sequences)
 
     def check_same_data(self, activations: Activations) -> None:
         """Raise InputError unless the container was made from this store."""
         same_lengths = self.container.lengths == activations.lengths
         if self.header.data_hash != activations.metadata["data_hash"] or not same_lengths:
-            raise InputError(
-                f"the bitstream of {self.directory} was made from other data than "
-                f"{activations.path}; encode it again"
-            )
+            raise _other_data(self.container.path, activations)
 
 
 def decode_to_store(
@@ -180,27 +160,94 @@ def decode_to_store(
     out: Path,
     model: SplitModel | None = None,
 ) -> None:
-    """Decode a container into an activation store of float32, a sequence at a time.
+    """Decode a container, or standard input, into an activation store of float32, some sequences
+    at a time.
 
     Tokens and documents come from the store `tokens_from`; without one they are -1 and unnamed.
     `model` is the original one, needed where the codec sends token ids.
     """
-    decoder = FileDecoder(bitstream, [codec_directory], model)
-    header, original = decoder.header, None
-    meaning = header.model_dump(include=set(_DATA))
-    if tokens_from:
-        original = Activations(tokens_from)
-        decoder.check_same_data(original)
-        meaning = original.metadata
+    header, chunks = _opened(bitstream)
+    codec, _, _ = codec_of(bitstream, header, [codec_directory], model)
+    original = Activations(tokens_from) if tokens_from else None
+    if original and header.data_hash != original.metadata["data_hash"]:
+        raise _other_data(bitstream, original)
+    meaning = original.metadata if original else header.model_dump(include=set(_DATA))
     meaning = {**meaning, "decoded_from": bitstream.name}
+    most, first = max(1, min(_BATCH, _MOST_AT_ONCE // (header.longest * header.channels))), 0
     with (
         atomic_path(out) as temporary,
         ActivationWriter(temporary, header.channels, torch.float32, meaning) as writer,
     ):
-        for row in progress(range(len(decoder.container)), "decoding"):
-            decoded = decoder.decode([row])[0]
-            document, tokens = "", torch.full(decoded.shape[:1], -1)
+        for some in progress(_batches(chunks, most), "decoding"):
+            lengths, rows = [tokens for tokens, _ in some], range(first, first + len(some))
+            if original and original.lengths[rows.start : rows.stop] != lengths:
+                raise _other_data(bitstream, original)
+            documents, tokens = [""] * len(some), torch.full((len(some), max(lengths)), -1)
             if original:
-                batch = original.read([row])
-                document, tokens = batch.documents[0], batch.tokens[0]
-            writer.write(document, row, tokens, decoded)
+                batch = original.read(rows)
+                documents, tokens = batch.documents, batch.tokens
+            decoded = decode_chunks(bitstream, codec, some, rows)
+            for i, (row, count) in enumerate(zip(rows, lengths, strict=True)):
+                writer.write(documents[i], row, tokens[i, :count], decoded[i, :count])
+            first = rows.stop
+        if original and first != len(original):
+            raise _other_data(bitstream, original)
+
+
+def _opened(bitstream: Path) -> tuple[Header, Iterator[tuple[int, bytes]]]:
+    """Header, and tokens and payload of each sequence."""
+    if bitstream == PIPE:
+        return read_front_to_back(sys.stdin.buffer)
+    container = Container.open(bitstream)
+    return container.header, container.chunks()
+
+
+def _batches(chunks: Iterator[tuple[int, bytes]], most: int) -> Iterator[list[tuple[int, bytes]]]:
+    while some := list(islice(chunks, most)):
+        yield some
+
+
+def codec_of(
+    source: Path, header: Header, directories: list[Path], model: SplitModel | None
+) -> tuple[Codec, dict[str, Any], Path]:
+    """The codec, of those in `directories`, that made what the header speaks of; its meaning."""
+    for directory in directories:
+        codec, meaning = load_codec(directory, None)
+        if meaning["hash"] == header.codec_hash:
+            _check(source, header, codec.to(device()))
+            codec.coder = header.coder
+            if model:
+                codec.attach(model.embedding)
+            return codec, meaning, directory
+    raise BitstreamError(
+        f"{source} was made by a {header.codec} codec with hash {header.codec_hash}, which is not "
+        f"in {', '.join(map(str, directories))}; name the directory whose codec.json has this hash"
+    )
+
+
+def _check(source: Path, header: Header, codec: Codec) -> None:
+    """Raise BitstreamError unless the header speaks of this codec."""
+    known = (codec.name, codec.channels) == (header.codec, header.channels)
+    if not known or header.coder not in coders_of(codec.name):
+        raise BitstreamError(
+            f"{source} says {header.codec} of {header.channels} channels by {header.coder}, which "
+            "its codec is not; encode it again"
+        )
+
+
+@torch.no_grad()
+def decode_chunks(
+    source: Path, codec: Codec, chunks: list[tuple[int, bytes]], sequences: Sequence[int]
+) -> Tensor:
+    """The reconstruction of sequences of so many tokens and such payloads."""
+    lengths = torch.tensor([tokens for tokens, _ in chunks])
+    try:
+        return codec.decompress([payload for _, payload in chunks], lengths)
+    except BitstreamError as error:
+        raise BitstreamError(
+            f"{source}, sequences {sequences[0]} to {sequences[-1]}: {error}"
+        ) from None
+
+
+def _other_data(source: Path, activations: Activations) -> InputError:
+    return InputError(f"{source} was made from other data than {activations.path}; encode it again")
