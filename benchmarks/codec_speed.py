@@ -291,7 +291,7 @@ def baselines(
         for baseline in BASELINES:
             codec = build_codec(baseline, batch.representation.shape[-1], {})
             codec.coder = coder
-            packed = [codec._to_bytes(row) for row in rows]
+            packed = codec.packed(batch.representation, batch.lengths)
             schemes += compressors(packed, f" on {baseline}'s bytes", [name])
             schemes.append(whole(f"{baseline} + {coder}", codec, batch))
         measure(schemes, repeats)

@@ -38,8 +38,12 @@ _CLIP = 8.0
 _LEVELS_AN_INPUT = 4.0
 """Levels to a unit of a network's input."""
 FLOAT32_ERROR = 2.0**-16
-"""Bound on what float32 does to means and, in units of a table, positions; and to side values,
-relative to a token's largest where that exceeds one."""
+"""Bound on what float32 does to means and, in units of a table, positions."""
+_SIDE_ERROR = 2.0**-18
+"""The same for side values, relative to a token's largest where that exceeds one. Smaller, since
+less rests on it: what is sent decodes however it was rounded."""
+_PROBED = 32
+"""Of a batch the token that always shows what float32 does; early, since it needs all before."""
 
 
 class ConditionalCodec(TransformCodec):
@@ -215,6 +219,8 @@ class ConditionalCodec(TransformCodec):
 
         On whole sequences float32 is faster and nearly always enough.
         """
+        if self.side_analysis is None:
+            return latent[..., :0].to(torch.int32)
         exact = self.exact()
         if past:
             latent = exact.latent(deviation.double())
@@ -223,13 +229,18 @@ class ConditionalCodec(TransformCodec):
         values = self.side(latent, known)
         symbols = values.round()
         sizes = functional.pad(values.abs(), (0, 1), value=1.0).amax(-1, keepdim=True)
-        unsure = near_half(distances(values, symbols), FLOAT32_ERROR * sizes)
+        unsure = near_half(distances(values, symbols), _SIDE_ERROR * sizes)
+        unsure[0, min(_PROBED, unsure.shape[1]) - 1] = True
         for row in unsure.any(-1).nonzero()[:, 0].tolist():
             tokens = unsure[row].nonzero()[:, 0]
             seen = slice(int(tokens[-1]) + 1)  # later tokens have no say
             inputs = exact.normalised(exact.latent(deviation[row, seen].double()))
             inputs = exact.with_level(inputs, known.rows((row, seen)))
             found = exact.side_analysis.at(inputs[None], torch.zeros_like(tokens), tokens)
+            errors = (found - values[row, tokens]).abs()
+            if (errors > _SIDE_ERROR / 2 * sizes[row, tokens]).any():
+                values = exact.side(exact.latent(deviation.double()), known)
+                return values.round_().to(torch.int32)
             symbols[row, tokens] = found.round_().to(symbols)
         return symbols.to(torch.int32)
 

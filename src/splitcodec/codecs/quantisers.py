@@ -10,6 +10,7 @@ channel's levels of all tokens side by side, where neighbours are alike.
 import zlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor
 from splitcodec.activations.store import mask_of
 from splitcodec.codecs.base import Codec, Estimate
 from splitcodec.codecs.hyperparameters import NoHyperparameters
+from splitcodec.codecs.packing import by_plane, from_planes, pack, turned, unpack
 from splitcodec.coding.clock import coder_clock
+from splitcodec.coding.threads import in_threads
 from splitcodec.errors import BitstreamError
 
 GROUP = 32
@@ -28,12 +31,11 @@ ZSTD_LEVEL = 3
 _HIGHEST = torch.finfo(torch.float16).max
 _LEAST_SCALE = 2.0**-24
 
-_COMPRESSORS: dict[str, Callable[[], Callable[[bytes], bytes]]] = {
-    "raw": lambda: bytes,
-    "deflate": lambda: partial(zlib.compress, level=DEFLATE_LEVEL),
-    "zstd": lambda: zstandard.ZstdCompressor(ZSTD_LEVEL).compress,
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "raw": bytes,
+    "deflate": partial(zlib.compress, level=DEFLATE_LEVEL),
+    "zstd": partial(zstandard.compress, level=ZSTD_LEVEL),
 }
-"""What makes, of a batch's sequences one after the other, compressed ones."""
 
 
 def _inflate(data: bytes, size: int) -> bytes:
@@ -59,7 +61,10 @@ _DECOMPRESS: dict[str, Callable[[bytes, int], bytes]] = {
 
 
 class _Baseline(Codec):
-    """Turns each sequence alone into bytes, and those through the lossless coder."""
+    """Turns each sequence alone into bytes, and those through the lossless coder.
+
+    Sequences of a batch are packed and compressed on as many cores as torch may use.
+    """
 
     coder = "raw"
 
@@ -67,23 +72,28 @@ class _Baseline(Codec):
         self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
     ) -> list[bytes]:
         """One stream a sequence."""
-        pairs = zip(representation, lengths.tolist(), strict=True)
-        packed = [self._to_bytes(row[:length].cpu()) for row, length in pairs]
+        packed = self.packed(representation, lengths)
         with coder_clock.running():
-            compress = _COMPRESSORS[self.coder]()
-            return [compress(data) for data in packed]
+            return in_threads(_COMPRESS[self.coder], packed)
+
+    def packed(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
+        """What is compressed of each sequence."""
+        pairs = zip(representation, lengths.tolist(), strict=True)
+        return in_threads(self._to_bytes, [self._rounded(row[:n].cpu()) for row, n in pairs])
 
     def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
         """The reconstruction; raises BitstreamError for a stream of the wrong size."""
         counts = lengths.tolist()
         with coder_clock.running():
-            packed = [self._unpacked(row, n) for row, n in zip(streams, counts, strict=True)]
+            packed = in_threads(self._unpacked, list(zip(streams, counts, strict=True)))
+        unpacked = in_threads(self._from_bytes, list(zip(packed, counts, strict=True)))
         reconstruction = torch.zeros(len(streams), max(counts), self.channels)
-        for row, data, length in zip(reconstruction, packed, counts, strict=True):
-            row[:length] = self._from_bytes(data, length)
+        for row, rounded, length in zip(reconstruction, unpacked, counts, strict=True):
+            row[:length] = self._values(rounded)
         return reconstruction
 
-    def _unpacked(self, stream: bytes, length: int) -> bytes:
+    def _unpacked(self, stream_and_length: tuple[bytes, int]) -> bytes:
+        stream, length = stream_and_length
         size = self._size(length)
         try:
             data = _DECOMPRESS[self.coder](stream, size)
@@ -93,10 +103,18 @@ class _Baseline(Codec):
             raise BitstreamError(f"{self.name} stream holds {len(data)} bytes, not {size}")
         return data
 
-    def _to_bytes(self, row: Tensor) -> bytes:
+    def _rounded(self, row: Tensor) -> Any:
+        """What is kept of a sequence (tokens, channels)."""
         raise NotImplementedError
 
-    def _from_bytes(self, data: bytes, length: int) -> Tensor:
+    def _values(self, rounded: Any) -> Tensor:
+        """The reconstruction (tokens, channels) of what is kept."""
+        raise NotImplementedError
+
+    def _to_bytes(self, rounded: Any) -> bytes:
+        raise NotImplementedError
+
+    def _from_bytes(self, data_and_length: tuple[bytes, int]) -> Any:
         raise NotImplementedError
 
     def _size(self, length: int) -> int:
@@ -114,11 +132,18 @@ class HalfPrecision(_Baseline):
         rounded = _half(representation).float() * mask[..., None]
         return Estimate(rounded, mask * 16.0 * self.channels)
 
-    def _to_bytes(self, row: Tensor) -> bytes:
-        return _by_plane(_half(row))
+    def _rounded(self, row: Tensor) -> Tensor:
+        return _half(row)
 
-    def _from_bytes(self, data: bytes, length: int) -> Tensor:
-        return _from_planes(data).view(length, self.channels)
+    def _values(self, rounded: Tensor) -> Tensor:
+        return rounded
+
+    def _to_bytes(self, rounded: Tensor) -> bytes:
+        return by_plane(rounded)
+
+    def _from_bytes(self, data_and_length: tuple[bytes, int]) -> Tensor:
+        data, length = data_and_length
+        return from_planes(data).view(length, self.channels)
 
     def _size(self, length: int) -> int:
         return 2 * length * self.channels
@@ -156,19 +181,26 @@ class IntegerQuantiser(_Baseline):
     def _dequantise(self, levels: Tensor, scales: Tensor) -> Tensor:
         return (levels * scales.float()).flatten(-2)[..., : self.channels]
 
-    def _to_bytes(self, row: Tensor) -> bytes:
-        levels, scales = self._quantise(row)
-        unsigned = levels.flatten(1)[:, : self.channels].numpy() + np.int8(self.highest)
-        return _by_plane(scales) + _pack(_turned(unsigned.view(np.uint8)).reshape(-1), self.bits)
+    def _rounded(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        return self._quantise(row)
 
-    def _from_bytes(self, data: bytes, length: int) -> Tensor:
+    def _values(self, rounded: tuple[Tensor, Tensor]) -> Tensor:
+        return self._dequantise(*rounded)
+
+    def _to_bytes(self, rounded: tuple[Tensor, Tensor]) -> bytes:
+        levels, scales = rounded
+        unsigned = levels.flatten(1)[:, : self.channels].numpy() + np.int8(self.highest)
+        return by_plane(scales) + pack(turned(unsigned.view(np.uint8)).reshape(-1), self.bits)
+
+    def _from_bytes(self, data_and_length: tuple[bytes, int]) -> tuple[Tensor, Tensor]:
+        data, length = data_and_length
         split = 2 * length * self.groups
-        scales = _from_planes(data[:split]).view(length, self.groups, 1)
+        scales = from_planes(data[:split]).view(length, self.groups, 1)
         packed = np.frombuffer(data[split:], np.uint8)
-        levels = _unpack(packed, self.bits, length * self.channels).view(np.int8)
+        levels = unpack(packed, self.bits, length * self.channels).view(np.int8)
         padded = np.zeros((length, self.groups * self.group), np.int8)
-        padded[:, : self.channels] = _turned(levels.reshape(-1, length)) - np.int8(self.highest)
-        return self._dequantise(torch.from_numpy(padded).unflatten(-1, (-1, self.group)), scales)
+        padded[:, : self.channels] = turned(levels.reshape(-1, length)) - np.int8(self.highest)
+        return torch.from_numpy(padded).unflatten(-1, (-1, self.group)), scales
 
     def _size(self, length: int) -> int:
         return 2 * length * self.groups + -(-length * self.channels * self.bits // 8)
@@ -177,72 +209,3 @@ class IntegerQuantiser(_Baseline):
 def _half(values: Tensor) -> Tensor:
     """float16, where what lies beyond its range becomes its largest value and not infinite."""
     return values.clamp(-_HIGHEST, _HIGHEST).half()
-
-
-def _by_plane(values: Tensor) -> bytes:
-    """float16 values as all low bytes, then all high bytes."""
-    pairs = values.contiguous().numpy().view(np.uint16).reshape(-1)
-    planes = np.empty((2, pairs.size), np.uint8)
-    planes[0] = pairs  # the low byte remains
-    planes[1] = pairs >> 8
-    return planes.tobytes()
-
-
-def _from_planes(data: bytes) -> Tensor:
-    low, high = np.frombuffer(data, np.uint8).reshape(2, -1).astype(np.uint16)
-    high <<= 8
-    high |= low
-    return torch.from_numpy(high.view(np.float16))
-
-
-_STRIP = 64
-_IN_A_WORD = 8
-
-
-def _turned(levels: np.ndarray) -> np.ndarray:
-    """Bytes (rows, columns) as (columns, rows), transposed by strips that the cache holds."""
-    rows, columns = levels.shape
-    turned = np.empty((columns, rows), levels.dtype)
-    for start in range(0, rows, _STRIP):
-        turned[:, start : start + _STRIP] = levels[start : start + _STRIP].T
-    return turned
-
-
-def _pack(levels: np.ndarray, bits: int) -> bytes:
-    """Levels below 2^bits as a run of bits, most significant first.
-
-    Eight levels at a time become one word of `bits` bytes: neighbours are joined, then pairs, then
-    fours, in words of twice the width in which the two lie already, the first of them lower.
-    """
-    if bits == 8:
-        return levels.tobytes()
-    words = np.zeros(-(-len(levels) // _IN_A_WORD) * _IN_A_WORD, np.uint8)
-    words[: len(levels)] = levels
-    for size in (2, 4, 8):
-        width, pairs = bits * size // 2, words.view(f"<u{size}")
-        words = pairs << width
-        words |= pairs >> 4 * size
-        words &= (1 << 2 * width) - 1
-    size = 1 << (bits - 1).bit_length()  # of the smallest integer that has so many bytes
-    run = words.astype(f">u{size}").view(np.uint8).reshape(-1, size)[:, size - bits :]
-    return run.tobytes()[: -(-len(levels) * bits // 8)]
-
-
-def _unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The first `count` levels of a run of bits."""
-    if bits == 8:
-        return packed
-    full = -(-count // _IN_A_WORD)
-    room = np.zeros(full * bits + 8, np.uint8)
-    room[: len(packed)] = packed
-    # A word starts every `bits` bytes; of the eight that are read the later ones are shifted out.
-    words = np.ndarray((full,), ">u8", room, strides=(bits,)).astype("<u8")
-    words >>= 64 - 8 * bits
-    for size in (8, 4, 2):
-        width = bits * size // 2
-        second = words & ((1 << width) - 1)
-        second <<= 4 * size
-        words >>= width
-        words |= second
-        words = words.view(f"<u{size // 2}")
-    return words[:count]
