@@ -15,6 +15,7 @@ bytes that they give it, and on the representation in fp16.
 """
 
 import argparse
+import copy
 import os
 import sys
 import time
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
+from splitcodec.codecs.direct_access import DirectAccess
 from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import Known
@@ -59,17 +61,18 @@ COMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
 class Scheme:
     """A way to bytes and back, and its least seconds; `seldom`: too slow for many runs.
 
-    `coder`: of the fastest run, the seconds between symbols and bytes, which our codecs alone tell.
+    `coder`: of the fastest run, the seconds between symbols and bytes, there and back, which our
+    codecs alone tell.
     """
 
     name: str
-    encode: Callable[[], list[bytes]]
-    decode: Callable[[list[bytes]], object]
+    encode: Callable[[], list[Any]]
+    decode: Callable[[list[Any]], object]
     seldom: bool = False
     size: int = 0
     there: float = float("inf")
     back: float = float("inf")
-    coder: float = 0.0
+    coder: tuple[float, float] = (0.0, 0.0)
 
     @property
     def both(self) -> float:
@@ -80,9 +83,10 @@ class Scheme:
         """Once, there and back; keeps the least times."""
         coder_clock.reset()
         streams, there = timed(self.encode)
+        coder_there = coder_clock.seconds
         _, back = timed(lambda: self.decode(streams))
         if there + back < self.both:
-            self.coder = coder_clock.seconds
+            self.coder = coder_there, coder_clock.seconds - coder_there
         self.size = sum(map(len, streams))
         self.there, self.back = min(self.there, there), min(self.back, back)
 
@@ -147,16 +151,17 @@ class AsCompressAI:
         self.codec, models = codec, entropy_models()
         gaussian = models.GaussianConditional(table_scales().tolist())
         self.gaussian = under(gaussian, codec.tables("latent"))
+        self.first, self.memories = 0, {}
         if isinstance(codec, Hyperprior):
             bottleneck = models.EntropyBottleneck(codec.hyperparameters.side_channels)
             self.bottleneck = under(bottleneck, codec.tables("side"))
 
     def compress(self, representation: Tensor, lengths: Tensor, tokens: Tensor) -> list[bytes]:
         """One or two strings a sequence."""
-        means, _ = self.codec.means(None, representation.shape[1])
+        means = self._means(representation.shape[1])
         latent, side = self.codec.latent(representation - means), []
         if isinstance(self.codec, Hyperprior):
-            values = self.codec.side(latent, Known(means))
+            values = self.codec.side(latent, Known(means), self.memories.get("side"))
             side = self.bottleneck.compress(values.transpose(1, 2))
         mean, indexes = self._parameters(side, len(lengths), representation.shape[1])
         return side + self.gaussian.compress(latent, indexes, mean)
@@ -167,7 +172,32 @@ class AsCompressAI:
         mean, indexes = self._parameters(strings[:-rows], rows, tokens)
         increment = self.gaussian.decompress(strings[-rows:], indexes)
         deviation = self.codec.reconstruct(increment if mean is None else mean + increment)
-        return deviation + self.codec.means(None, tokens)[0]
+        return deviation + self._means(tokens)
+
+    def stream(self) -> "AsCompressAI":
+        """One end of a sequence that is coded token by token."""
+        end = copy.copy(self)
+        if isinstance(self.codec, Hyperprior):
+            networks = {"side": self.codec.side_analysis, "prediction": self.codec.prediction}
+            end.memories = {name: net.memories(1, 64) for name, net in networks.items()}
+        return end
+
+    def encode(self, piece: Tensor) -> bytes:
+        """The packet of the next token: its strings, and last how long the first is."""
+        strings = self.compress(piece[None], torch.tensor([1]), None)
+        self.first += 1
+        return b"".join(strings) + len(strings[0]).to_bytes(2)
+
+    def decode(self, packet: bytes) -> Tensor:
+        """See `encode`."""
+        size = int.from_bytes(packet[-2:])
+        strings = [part for part in (packet[:size], packet[size:-2]) if part]
+        (decoded,) = self.decompress(strings, torch.tensor([1]))
+        self.first += 1
+        return decoded
+
+    def _means(self, tokens: int) -> Tensor:
+        return self.codec.means(None, tokens, self.first)[0]
 
     def _parameters(
         self, side: list[bytes], rows: int, tokens: int
@@ -177,9 +207,15 @@ class AsCompressAI:
             scales = self.codec.scales().float().expand(rows, tokens, -1)
             return None, self.gaussian.build_indexes(scales)
         values = self.bottleneck.decompress(side, (tokens,)).transpose(1, 2)
-        outputs = self.codec.prediction(values)
+        outputs = self.codec.prediction(values, self.memories.get("prediction"))
         mean, log_scale = self.codec.parameters_from(outputs, Known(values))
         return mean, self.gaussian.build_indexes(log_scale.exp())
+
+
+def check_same(name: str, ours: Scheme, theirs: Scheme) -> None:
+    """That two schemes decode alike."""
+    one, other = (torch.cat(list(s.decode(s.encode()))) for s in (ours, theirs))
+    assert (one - other).norm() < 1e-3 * one.norm(), f"{name}: it is not the same codec"
 
 
 def under(model: Any, tables: entropy.Tables) -> Any:
@@ -219,12 +255,13 @@ class Report:
         """Rows of µs a token, with ratios to the first row; `raw` in bytes, of all tokens."""
         load = os.getloadavg()[0]
         print(f"\n{title}, {tokens} tokens, load {load:.1f}: µs a token, MB/s of fp16, bytes")
-        print(f"{'':40}{'encode':>9}{'decode':>9}{'coder':>9}{'MB/s':>9}{'bytes':>8}{'ratio':>9}")
+        heads = "encode", "of it coder", "decode", "of it coder", "MB/s", "bytes", "ratio"
+        print(" " * 40 + "".join(f"{head:>12}" for head in heads))
         for scheme in schemes:
-            times = (1e6 * t / tokens for t in (scheme.there, scheme.back, scheme.coder))
+            parts = scheme.there, scheme.coder[0], scheme.back, scheme.coder[1]
+            times = "".join(f"{1e6 * seconds / tokens:12.2f}" for seconds in parts)
             speed, share = raw / scheme.both / 1e6, scheme.both / schemes[0].both
-            figures = f"{speed:9.1f}{scheme.size / tokens:8.0f}{share:9.3f}"
-            print(f"{scheme.name:40}{''.join(f'{t:9.2f}' for t in times)}{figures}")
+            print(f"{scheme.name:40}{times}{speed:12.1f}{scheme.size / tokens:12.0f}{share:12.3f}")
 
     def verdict(self) -> None:
         """All targets."""
@@ -242,11 +279,10 @@ def report(codecs: dict[str, Codec], batch: Batch, repeats: int, model: SplitMod
     tokens, raw = int(batch.lengths.sum()), sum(map(len, halves))
     lossless, schemes, twins = compressors(halves), {}, {}
     for name, codec in codecs.items():
-        schemes[name] = whole(name, codec, batch)
+        schemes[name] = whole(name, codec, batch, seldom=isinstance(codec, DirectAccess))
         if isinstance(codec, Klt | Hyperprior) and not codec.levels and not codec.sends_tokens:
             twins[name] = whole(f"{name} CompressAI", AsCompressAI(codec), batch, seldom=True)
-            ours, theirs = (s.decode(s.encode()) for s in (schemes[name], twins[name]))
-            assert (ours - theirs).norm() < 1e-3 * ours.norm(), f"{name}: it is not the same codec"
+            check_same(name, schemes[name], twins[name])
     every = [*lossless, *schemes.values(), *twins.values()]
     measure(every, repeats)
     out.table(f"prefill, {threads} threads", every, tokens, raw)
@@ -271,10 +307,14 @@ def report(codecs: dict[str, Codec], batch: Batch, repeats: int, model: SplitMod
                 out.target(title, count / a / 1e6, "≥", 50)
     baselines(out, batch, rows, halves, repeats)
     pieces = [row.half().numpy().tobytes() for row in rows[0][:STREAMED_TOKENS]]
-    every = compressors(pieces)
+    every, sequence = compressors(pieces), rows[0][:STREAMED_TOKENS]
     for name, codec in codecs.items():
-        if codec.coder == "ans" and not getattr(codec, "sends_tokens", False):
-            every.append(streamed(name, codec, rows[0][:STREAMED_TOKENS]))
+        if codec.coder == "ans" and not codec.sends_tokens:
+            every.append(streamed(name, codec, sequence))
+        if name in twins:
+            twin = streamed(f"{name} CompressAI", AsCompressAI(codec), sequence)
+            check_same(name, every[-1], twin)
+            every.append(twin)
     measure(every, repeats)
     out.table(f"decode, {threads} threads", every, len(pieces), sum(map(len, pieces)))
     out.verdict()
