@@ -90,6 +90,32 @@ def test_generation_equals_full_recomputation_in_one_process(architecture, name)
     assert set(done.milliseconds_per_token) == {"front", "codec", "back"}
 
 
+@torch.no_grad()
+def with_whole_sequences(model, split, codec, prompt, count):
+    """With the model's caches, but what has been sent so far coded anew as one sequence."""
+    caches, states, tokens, following = (model.cache(), model.cache(split)), [], prompt, prompt
+    for _ in range(count):
+        states.append(model.front(following[None], split, caches[0]).float())
+        length = torch.tensor([len(tokens)])
+        streams = codec.compress(torch.cat(states, 1), length, tokens[None])
+        decoded = codec.decompress(streams, length)[:, -len(following) :]
+        final = model.final_states(decoded, split, caches[1])
+        following = model.head(final[0, -1]).argmax()[None]
+        tokens = torch.cat([tokens, following])
+    return tokens[len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("name", CODECS)
+def test_generation_in_bfloat16(architecture, name):
+    """There a cache rounds otherwise than one pass over all tokens does, so both have one."""
+    model = build_model(architecture)
+    model.model.to(torch.bfloat16)
+    codec = build(name, model)
+    done = generate(model, 2, codec, PROMPT, 12)
+    assert done.tokens == with_whole_sequences(model, 2, codec, PROMPT, 12)
+
+
 @pytest.mark.parametrize("split", [1, 3])
 def test_any_split(split):
     model = build_model("llama")
