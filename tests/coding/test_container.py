@@ -33,6 +33,7 @@ HEADER = Header(
     data_hash="d",
 )
 LENGTHS = [3, 1, 4]
+NAMED = r"^(standard input|.*a\.rdc) (is damaged|is not a splitcodec|has format version)"
 PAYLOADS = [b"first payload", b"", bytes(range(40))]
 
 
@@ -131,7 +132,9 @@ def test_every_truncation_is_noticed(path):
     data = path.read_bytes()
     for size in range(len(data)):
         path.write_bytes(data[:size])
-        refused(path, r"^(-|.*a\.rdc) (is damaged|is not a splitcodec|has format version)")
+        refused(
+            path, r"^(standard input|.*a\.rdc) (is damaged|is not a splitcodec|has format version)"
+        )
 
 
 def test_every_changed_byte_is_noticed(path):
@@ -140,7 +143,9 @@ def test_every_changed_byte_is_noticed(path):
         spoilt = bytearray(data)
         spoilt[position] ^= generator.randrange(1, 256)
         path.write_bytes(spoilt)
-        refused(path, r"^(-|.*a\.rdc) (is damaged|is not a splitcodec|has format version)")
+        refused(
+            path, r"^(standard input|.*a\.rdc) (is damaged|is not a splitcodec|has format version)"
+        )
 
 
 def test_anything_behind_the_end_is_noticed(path):

@@ -28,7 +28,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.codecs import base, registry
 from splitcodec.codecs.levels import TokenWeights
-from splitcodec.coding.container import PIPE, Container, ContainerWriter, read_front_to_back
+from splitcodec.coding.container import (
+    STANDARD_INPUT,
+    Container,
+    ContainerWriter,
+    read_front_to_back,
+)
 from splitcodec.errors import BitstreamError
 from splitcodec.evaluation import bitstreams
 from splitcodec.inputs.seals import seal
@@ -99,10 +104,10 @@ def _containers(folder: Path) -> Iterator[Reader]:
 
         def read_piped(data: bytes, golden: Path = golden) -> torch.Tensor:
             header, chunks = read_front_to_back(io.BytesIO(data), MOST_VALUES)
-            codec, _, _ = bitstreams.codec_of(PIPE, header, [golden], None)
-            some = list(chunks)
-            pairs = [some[i : i + 2] for i in range(0, len(some), 2)]
-            return [bitstreams.decode_chunks(PIPE, codec, pair, range(2)) for pair in pairs]
+            codec, _, _ = bitstreams.codec_of(STANDARD_INPUT, header, [golden], None)
+            every = list(chunks)
+            pairs = [every[i : i + 2] for i in range(0, len(every), 2)]
+            return [bitstreams.decode_chunks(STANDARD_INPUT, codec, p, range(2)) for p in pairs]
 
         yield Reader(f"container, {golden.name}", original, read)
         yield Reader(f"container by pipe, {golden.name}", original, read_piped)

@@ -40,6 +40,8 @@ _LONGEST_HEADER = 1 << 16
 _LARGEST = (1 << 32) - 1
 PIPE = Path("-")
 """Stands for standard input or output."""
+STANDARD_INPUT = Path("standard input")
+"""What messages call it."""
 _PIECE = 1 << 16
 
 _Name = Annotated[str, Field(max_length=1000)]
@@ -181,8 +183,8 @@ def read_front_to_back(
     A pipe or a socket, say. Raises BitstreamError as `Container.open` does, for damage where it is
     met: only when the iterator has ended is it known that the stream was whole.
     """
-    header, seed = _read_header(PIPE, file)
-    _check_size(PIPE, header, most_values)
+    header, seed = _read_header(STANDARD_INPUT, file)
+    _check_size(STANDARD_INPUT, header, most_values)
     return header, _chunks(file, header, seed)
 
 
@@ -192,18 +194,18 @@ def _chunks(file: BinaryIO, header: Header, seed: bytes) -> Iterator[tuple[int, 
         if start == _NO_MORE:
             expected = _end_of_file(seed, np.array(entries, _ENTRY))
             if start + file.read(len(expected) - len(start)) != expected:
-                raise _damaged(PIPE, "its end does not match what came before")
+                raise _damaged(STANDARD_INPUT, "its end does not match what came before")
             return
         tokens, size = _CHUNK.unpack((start + file.read(4)).ljust(_CHUNK.size, b"\0"))
         if tokens > header.longest:
-            raise _damaged(PIPE, "a sequence is longer than the header says")
+            raise _damaged(STANDARD_INPUT, "a sequence is longer than the header says")
         payload, checksum = _up_to(file, size), file.read(_CHECKSUM.size)
         expected = _CHECKSUM.pack(_chunk_checksum(seed, len(entries), tokens, payload))
         if len(payload) < size or checksum != expected:
-            raise _damaged(PIPE, f"chunk {len(entries)} does not match its checksum")
+            raise _damaged(STANDARD_INPUT, f"chunk {len(entries)} does not match its checksum")
         entries.append((tokens, size))
         yield tokens, payload
-    raise _damaged(PIPE, "it ends before its index: it was cut off, or never finished")
+    raise _damaged(STANDARD_INPUT, "it ends before its index: it was cut off, or never finished")
 
 
 def _check_size(path: Path, header: Header, most_values: int) -> None:

@@ -19,6 +19,7 @@ from splitcodec.codecs.registry import coders_of, load_codec
 from splitcodec.coding.container import (
     MOST_VALUES,
     PIPE,
+    STANDARD_INPUT,
     Container,
     Header,
     read_front_to_back,
@@ -166,13 +167,13 @@ def decode_to_store(
     Tokens and documents come from the store `tokens_from`; without one they are -1 and unnamed.
     `model` is the original one, needed where the codec sends token ids.
     """
-    header, chunks = _opened(bitstream)
-    codec, _, _ = codec_of(bitstream, header, [codec_directory], model)
+    source, header, chunks = _opened(bitstream)
+    codec, _, _ = codec_of(source, header, [codec_directory], model)
     original = Activations(tokens_from) if tokens_from else None
     if original and header.data_hash != original.metadata["data_hash"]:
-        raise _other_data(bitstream, original)
+        raise _other_data(source, original)
     meaning = original.metadata if original else header.model_dump(include=set(_DATA))
-    meaning = {**meaning, "decoded_from": bitstream.name}
+    meaning = {**meaning, "decoded_from": source.name}
     most, first = max(1, min(_BATCH, _MOST_AT_ONCE // (header.longest * header.channels))), 0
     with (
         atomic_path(out) as temporary,
@@ -181,25 +182,25 @@ def decode_to_store(
         for some in progress(_batches(chunks, most), "decoding"):
             lengths, rows = [tokens for tokens, _ in some], range(first, first + len(some))
             if original and original.lengths[rows.start : rows.stop] != lengths:
-                raise _other_data(bitstream, original)
+                raise _other_data(source, original)
             documents, tokens = [""] * len(some), torch.full((len(some), max(lengths)), -1)
             if original:
                 batch = original.read(rows)
                 documents, tokens = batch.documents, batch.tokens
-            decoded = decode_chunks(bitstream, codec, some, rows)
+            decoded = decode_chunks(source, codec, some, rows)
             for i, (row, count) in enumerate(zip(rows, lengths, strict=True)):
                 writer.write(documents[i], row, tokens[i, :count], decoded[i, :count])
             first = rows.stop
         if original and first != len(original):
-            raise _other_data(bitstream, original)
+            raise _other_data(source, original)
 
 
-def _opened(bitstream: Path) -> tuple[Header, Iterator[tuple[int, bytes]]]:
-    """Header, and tokens and payload of each sequence."""
+def _opened(bitstream: Path) -> tuple[Path, Header, Iterator[tuple[int, bytes]]]:
+    """What messages call it; header, and tokens and payload of each sequence."""
     if bitstream == PIPE:
-        return read_front_to_back(sys.stdin.buffer)
+        return STANDARD_INPUT, *read_front_to_back(sys.stdin.buffer)
     container = Container.open(bitstream)
-    return container.header, container.chunks()
+    return bitstream, container.header, container.chunks()
 
 
 def _batches(chunks: Iterator[tuple[int, bytes]], most: int) -> Iterator[list[tuple[int, bytes]]]:
