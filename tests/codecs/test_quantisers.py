@@ -1,6 +1,7 @@
 import itertools
 import math
 import random
+import threading
 import tracemalloc
 
 import numpy as np
@@ -46,6 +47,32 @@ def test_errors_are_at_most_half_a_step(name, scale):
         bound = 0.5 * step * 1.002 + levels * 2.0**-25
         for row, length in enumerate(LENGTHS.tolist()):
             assert (error[row, :length] <= bound[row, :length]).all()
+
+
+@pytest.mark.parametrize("coder", ["raw", "deflate", "zstd"])
+@pytest.mark.parametrize("name", ["fp16", "int8", "int3"])
+def test_threads_change_nothing_and_all_work(name, coder, monkeypatch):
+    codec, threads, worked = build(name, coder), torch.get_num_threads(), set()
+
+    def to_bytes(rounded, own=codec._to_bytes):
+        worked.add(threading.get_ident())
+        everyone_is_here.wait(timeout=60)
+        return own(rounded)
+
+    monkeypatch.setattr(codec, "_to_bytes", to_bytes)
+    streams, decoded = {}, {}
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            everyone_is_here = threading.Barrier(count)
+            with torch.inference_mode():
+                streams[count] = codec.compress(sample(), LENGTHS)
+                decoded[count] = codec.decompress(streams[count], LENGTHS)
+    finally:
+        torch.set_num_threads(threads)
+    assert streams[1] == streams[3]
+    assert torch.equal(decoded[1], decoded[3])
+    assert len(worked) == 4, "one, and then three at a time"
 
 
 @pytest.mark.parametrize("name", INTEGERS)
