@@ -178,6 +178,27 @@ def test_divergence_is_an_error(tmp_path, late, said):
     assert "λ 0.5, seed 0" in str(caught.value)
 
 
+def test_a_loss_far_above_where_it_began_is_divergence_though_it_does_not_triple(tmp_path):
+    """A language model that says all tokens alike has a bounded loss."""
+    line = Line()
+
+    def loss(step, batch):
+        value, figures = line.loss(step, batch)
+        return value * 0 + (4.6 if step < 60 else 7.6), figures
+
+    diverging = phase(line, steps=200, loss=loss, validate=lambda: {"loss": 4.7}, validate_every=0)
+    with pytest.raises(TrainingError, match=r"at step 6\d \(.*grown from 4\.7 to 7\.6"):
+        run(tmp_path, line, [diverging])
+
+
+@pytest.mark.parametrize("objectives, said", [([1.0, 1.2], True), ([1.0, 0.9], False)])
+def test_it_is_said_when_all_stays_as_it_was(tmp_path, capsys, objectives, said):
+    line, values = Line(), iter(objectives)
+    run(tmp_path, line, [phase(line, validate=lambda: {"loss": next(values)}, validate_every=0)])
+    assert ("no step was a gain" in capsys.readouterr().err) == said
+    assert bool(line.weight.any()) != said
+
+
 def test_a_step_takes_each_sequence_once_an_epoch():
     steps = [sequences_of_step(12, 4, seed=1, step=step) for step in range(6)]
     for epoch in (steps[:3], steps[3:]):

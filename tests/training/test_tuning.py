@@ -190,6 +190,9 @@ def test_what_is_missing_is_named(world, material, tmp_path, mode, missing):
         ("hyperprior", "frozen", {"steps": 1}, "frozen takes no --tune"),
         ("hyperprior", "back", {"stepps": 1}, "stepps"),
         ("hyperprior", "back", {"sequences": 3, "batch_sequences": 2}, "no multiple"),
+        ("hyperprior", "back", {"steps": 5, "warm_up_steps": 6}, "warm_up_steps 6 exceed steps 5"),
+        ("hyperprior", "back", {"steps": 200, "rate_warm_up_steps": 200}, "λ never reaches"),
+        ("hyperprior", "back", {"patience": 3}, "set validate_every too"),
     ],
 )
 def test_bad_modes_say_why(codec, mode, tuning, said):
@@ -198,9 +201,25 @@ def test_bad_modes_say_why(codec, mode, tuning, said):
     assert one_line(caught.value)
 
 
+@pytest.mark.parametrize(
+    "codec, changes",
+    [
+        ("klt", {"tokens": True}),
+        ("hyperprior", {"tokens": True}),
+        ("direct-access", {"levels": 2}),
+        ("direct-access", {"history": True, "side_channels": 0}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["end-to-end", "end-to-end-adapters"])
+def test_what_rests_on_a_fixed_front_is_refused_end_to_end(codec, changes, mode):
+    with pytest.raises(SettingsError, match=r"no gradient|end to end has none") as caught:
+        recipe(codec, [0.1], 0, changes, None, mode)
+    assert one_line(caught.value)
+
+
 def test_the_rate_weighs_less_while_it_warms_up(world, material, tmp_path):
     rates = []
-    for steps in (0, 1000):
+    for steps in (0, 29):
         tuning = dict(rate_warm_up_steps=steps, learning_rate=3e-3, steps=30)
         changes = SMALL | {"learning_rate": 2e-2}
         wanted = recipe("hyperprior", [0.1], 0, changes, None, "end-to-end", TUNING | tuning)
@@ -211,10 +230,13 @@ def test_the_rate_weighs_less_while_it_warms_up(world, material, tmp_path):
     assert rates[0] < rates[1]
 
 
-def test_two_processes_share_a_step(world, material, tmp_path):
-    alone, shared = fit(world, material, tmp_path / "alone", "back", "fp16"), tmp_path / "shared"
-    command = ["train", "--codec", "fp16", "--mode", "back", "--model", world.model_directory]
-    command += ["--activations", world.store(SPLIT, "train")]
+@pytest.mark.parametrize(
+    "mode, codec", [("back", "fp16"), ("end-to-end", "fp16"), ("end-to-end-adapters", "int4")]
+)
+def test_two_processes_share_a_step(world, material, tmp_path, mode, codec):
+    alone, shared = fit(world, material, tmp_path / "alone", mode, codec), tmp_path / "shared"
+    command = ["train", "--codec", codec, "--mode", mode, "--model", world.model_directory]
+    command += ["--activations", world.store(SPLIT, "train"), "--tokens", world.tokens("train")]
     command += ["--validation", world.store(SPLIT, "validation"), "--out", shared]
     command += [f"--tune={key}={value}" for key, value in TUNING.items()]
     script = tmp_path / "main.py"

@@ -1,7 +1,7 @@
 """Which codecs are trained, in which mode, and which need no training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
@@ -92,8 +92,7 @@ class Codec(Strict):
         """Codec, mode and λ go together."""
         if self.shared and len(self.lambdas) < 2:
             raise ValueError("shared is for several λ; name more, or leave it out")
-        levels = self.set.get("levels", 0)
-        check_mode(self.codec, self.mode, levels, self.lambdas if self.shared else [])
+        check_mode(self.codec, self.mode, self.set, self.lambdas if self.shared else [])
         if is_baseline(self.codec) and self.mode == "frozen":
             raise ValueError(f"{self.codec} has nothing to learn; name it under baselines")
         if is_baseline(self.codec) and self.lambdas:
@@ -120,12 +119,19 @@ def changes_front(mode: str) -> bool:
     return mode.startswith("end-to-end")
 
 
-def check_mode(codec: str, mode: Mode, levels: int, shared: Sequence[float]) -> None:
-    """Raise ValueError for a codec that cannot learn in this mode, or all `shared` λ."""
+def check_mode(codec: str, mode: Mode, changes: Mapping[str, Any], shared: Sequence[float]) -> None:
+    """Raise ValueError for a codec that cannot learn in this mode, or all `shared` λ.
+
+    `changes` are its hyper-parameters, where they are not the defaults.
+    """
+    levels = changes.get("levels", 0)
     if codec == "klt" and changes_front(mode):
         raise ValueError("klt has no gradient; it goes with the modes frozen and back")
     if levels and changes_front(mode):
         raise ValueError("levels follow the sensitivity of a fixed front; end to end has none")
+    for name in ("tokens", "history"):
+        if changes.get(name) and changes_front(mode):
+            raise ValueError(f"{name} predicts what a fixed front makes; end to end has none")
     if not shared:
         return
     if mode != "frozen":

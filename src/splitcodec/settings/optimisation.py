@@ -33,6 +33,13 @@ class Optimisation(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def peak_within_steps(self) -> Self:
+        """The peak learning rate is reached."""
+        if self.warm_up_steps > self.steps:
+            raise ValueError(f"warm_up_steps {self.warm_up_steps} exceed steps {self.steps}")
+        return self
+
 
 class Tuning(Optimisation):
     """How a pretrained model learns together with its codec, in every mode but `frozen`.
@@ -57,3 +64,15 @@ class Tuning(Optimisation):
     patience: NonNegativeInt = Field(
         0, description="validations in a row without gain that end the training; 0: never"
     )
+
+    @model_validator(mode="after")
+    def of_effect(self) -> Self:
+        """λ reaches its value; there are validations to be patient about."""
+        if self.rate_warm_up_steps >= self.steps:
+            raise ValueError(
+                f"rate_warm_up_steps {self.rate_warm_up_steps} must be below steps {self.steps}, "
+                "or λ never reaches its value"
+            )
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts validations: set validate_every too")
+        return self

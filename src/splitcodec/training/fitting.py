@@ -8,7 +8,7 @@ its losses are weighted so that each λ counts alike.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class TrainingData:
     references: Activations | None = None
     validation: tuple[Activations, Activations] | None = None
     model: SplitModel | None = None
+    sources: list[str] = field(default_factory=list)
+    """Hashes of what else decides the result: a checkpoint of other material is not used."""
 
     @property
     def device(self) -> torch.device:
@@ -166,6 +168,7 @@ class Fitting:
         )
         recipe = recipe_of(
             data=[activations.metadata[key] for key in ("data_hash", "model_hash")],
+            sources=self.data.sources,
             split=self.data.split,
             settings=settings.model_dump(),
             λ=self.rate_weights[0] if len(self.rate_weights) == 1 else self.rate_weights,

@@ -9,9 +9,10 @@ first of them writes.
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,9 @@ _CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into checkpoints
 _RECENT, _BEFORE = 10, 50
 _EXPLODED = 3.0
+_WORSE = 1.0
+"""Nats above where it began at which what is validated has diverged: a model that has forgotten
+all says every token alike, and may lose no more than three."""
 
 Figures = dict[str, float]
 
@@ -90,8 +94,9 @@ class Phase:
 
     `groups` are parameter groups with their peak rates `lr`; `loss(step, batch)` the mean loss of
     one of a step's `batches`, with figures for the log; `tokens` how many a step sees. With
-    `validate` (figures of which `loss` is the objective) the best validated state is kept, that
-    before the first step included; after `patience` validations without gain the phase ends.
+    `validate` (figures of which `loss` is the objective, in nats) the best validated state is kept,
+    that before the first step included; after `patience` validations without gain the phase ends.
+    `parallel` is the module as several processes share it.
     """
 
     name: str
@@ -106,6 +111,7 @@ class Phase:
     validate: Callable[[], Figures] | None = None
     validate_every: int = 0
     patience: int = 0
+    parallel: nn.Module | None = None
 
 
 @dataclass
@@ -114,6 +120,7 @@ class _Progress:
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    first: float = math.inf
     best: float = math.inf
     best_state: dict[str, Tensor] | None = None
     without_gain: int = 0
@@ -194,6 +201,8 @@ class Loop:
             if phase.patience and state.without_gain >= phase.patience:
                 break
             self._save(number, optimiser, state)
+        if state.step and state.best == state.first:
+            print(f"{phase.name}: no step was a gain; all stays as it was", file=sys.stderr)
         if state.best_state is not None:
             self.module.load_state_dict(state.best_state, strict=False)
         self.module.eval()
@@ -210,8 +219,9 @@ class Loop:
         self.module.zero_grad(set_to_none=True)
         means: Figures = {}
         for batch in range(phase.batches):
-            loss, figures = phase.loss(step, batch)
-            self.accelerator.backward(loss / phase.batches)
+            with self._gradients_of(phase, last=batch == phase.batches - 1):
+                loss, figures = phase.loss(step, batch)
+                self.accelerator.backward(loss / phase.batches)
             for name, value in ({"loss": loss.item()} | figures).items():
                 means[name] = means.get(name, 0.0) + value / phase.batches
         learnt = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -222,6 +232,12 @@ class Loop:
             shared = self.accelerator.reduce(torch.tensor([*means.values()], device=device), "mean")
             means = dict(zip(means, shared.tolist(), strict=True))
         return means.pop("loss"), means
+
+    def _gradients_of(self, phase: Phase, last: bool) -> AbstractContextManager:
+        """Processes add up their gradients with the last batch of a step, not with every one."""
+        if last or phase.parallel is None or not self._several:
+            return nullcontext()
+        return self.accelerator.no_sync(phase.parallel)
 
     @torch.no_grad()
     def _validate(self, phase: Phase, state: _Progress) -> None:
@@ -234,6 +250,8 @@ class Loop:
             figures = self._of_the_first(figures)
         self.module.train()
         self._note(f"{phase.name}_validation", state.step, **figures)
+        if state.first == math.inf:
+            state.first = figures["loss"]
         if figures["loss"] <= state.best:  # never if it is not a number
             state.best, state.without_gain = figures["loss"], 0
             state.best_state = {k: v.clone() for k, v in self._learned().items()}
@@ -261,6 +279,8 @@ class Loop:
             reason = "the loss is not finite"
         elif len(state.losses) == _RECENT + _BEFORE and recent > _EXPLODED * before:
             reason = f"the loss has grown to {recent:.3g}"
+        elif len(state.losses) >= _RECENT and recent > state.first + _WORSE:
+            reason = f"the loss has grown from {state.first:.3g} to {recent:.3g}"
         else:
             return
         raise TrainingError(

@@ -117,7 +117,7 @@ def recipe(
         TypeAdapter(Mode).validate_python(mode)
         how = Tuning.model_validate(tuning or {})
         shared = rate_weights if len(rate_weights) > 1 else []
-        check_mode(codec, mode, getattr(hyperparameters, "levels", 0), shared)
+        check_mode(codec, mode, hyperparameters.model_dump(), shared)
     except ValidationError as error:
         raise SettingsError(f"mode {mode}: {describe(error)}") from None
     except ValueError as error:
@@ -216,10 +216,12 @@ def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> C
     if getattr(wanted.hyperparameters, "tokens", False):
         material.need("a codec that sends token ids", "model")
     data = TrainingData(stored, found, split, model=material.model)
+    data.sources = [sha256_of_file(material.sensitivity)]
     if getattr(wanted.hyperparameters, "polish_steps", 0):
         material.need("polishing", *_POLISHING, instead="; or --set polish_steps=0")
         data.references = _references(stored, material)
         data.validation = _validation(stored, material)
+        data.sources.append(data.validation[0].metadata["data_hash"])
     arguments = (data, wanted.rate_weights, wanted.seed, material.checkpoint, log)
     return FITTERS[wanted.codec](wanted.hyperparameters, *arguments)
 
@@ -253,7 +255,7 @@ def _tune(
         draw, total = from_stores(stored, references, original.device), len(stored)
         source = stored.metadata["data_hash"]
     recipe = recipe_of(
-        data=[source, stored.metadata["model_hash"], split],
+        data=[source, stored.metadata["model_hash"], split, validation.metadata["data_hash"]],
         codec=[wanted.codec, hyperparameters],
         mode=wanted.mode,
         tuning=wanted.tuning.model_dump(),

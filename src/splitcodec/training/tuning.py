@@ -235,6 +235,7 @@ class JointTraining:
             validate=self._validate,
             validate_every=settings.validate_every,
             patience=settings.patience,
+            parallel=self._parallel,
         )
         seed = self.learning.seed
         Loop(self.pair, [phase], seed, recipe, checkpoint, log, self._accelerator).run()
@@ -269,7 +270,10 @@ class JointTraining:
         return {"loss": objective.item(), **self._figures(rate, distortion)}
 
     def _figures(self, rate: Tensor, distortion: Tensor) -> Figures:
-        return {"bits_per_token": rate.item(), _NAMES[self.settings.loss]: distortion.item()}
+        figures = {"bits_per_token": rate.item(), _NAMES[self.settings.loss]: distortion.item()}
+        if self.settings.loss == "cross-entropy":
+            figures["perplexity"] = distortion.exp().item()
+        return figures
 
 
 _NAMES = {"cross-entropy": "cross_entropy", "kl": "kl"}
