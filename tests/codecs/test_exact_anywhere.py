@@ -7,6 +7,9 @@ import copy
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -238,6 +241,78 @@ def test_large_side_values_are_those_of_float64():
         wanted = exact.side(latent, Known(offsets)).round()
     assert wanted.abs().max() > 500
     assert torch.equal(torch.stack(side).double(), wanted)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e3, 1e4, 1e5])
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_deviations_that_no_latent_shows_do_not_turn_side_values_over(size, share):
+    """float32 errs in proportion to all of a deviation, the networks see a part of it."""
+    codec = fitted_hyperprior()
+    generator = torch.Generator().manual_seed(1)
+    data, lengths = representations(4, 512), torch.full((4,), 512)
+    unseen = torch.eye(codec.channels) - torch.linalg.pinv(codec.analysis) @ codec.analysis
+    away = torch.randn(4, 512, codec.channels, generator=generator) @ unseen
+    away *= torch.rand(4, 512, 1, generator=generator) < share
+    away[:, 0] = 0
+    data = data + size * away / away.norm(dim=-1).max()
+    together = codec.write(data, lengths)[1][0]
+    for row, expected in zip(data, together, strict=True):
+        (alone,) = codec.write(row[None], lengths[:1])[1][0]
+        (streamed,) = codec.write(row[None], lengths[:1], past=codec.start())[1][0]
+        assert torch.equal(alone, expected)
+        assert torch.equal(streamed, expected)
+
+
+def test_means_do_not_depend_on_how_many_tokens_come_together():
+    codec = with_tokens()
+    generator = torch.Generator().manual_seed(0)
+    codec.attach(torch.randn(VOCABULARY, codec.channels, generator=generator))
+    with torch.no_grad():
+        codec.token_map.normal_(generator=generator)
+    ids = torch.randint(0, VOCABULARY, (1, 512), generator=generator)
+    together = codec.means(ids, 512)[0][0]
+    one_by_one = [codec.means(ids[:, t : t + 1], 1, t)[0][0] for t in range(512)]
+    assert torch.equal(together, torch.cat(one_by_one))
+
+
+def test_threads_share_a_codec(monkeypatch):
+    """One that must decode in float64, since float32 fails: none may see the other's choice."""
+    codec = fitted_hyperprior()
+    streams = codec.compress(DATA, LENGTHS)
+    expected = codec.decompress(streams, LENGTHS)
+
+    def fails(*arguments):
+        time.sleep(0.01)
+        raise BitstreamError("float32 is not enough")
+
+    monkeypatch.setattr(codec, "_roughly_from_side", fails)
+    with ThreadPoolExecutor(4) as pool:
+        done = pool.map(lambda _: codec.decompress(streams, LENGTHS), range(20))
+        for decoded in done:
+            torch.testing.assert_close(decoded, expected)
+
+
+def test_precision_is_set_back_when_the_last_thread_leaves():
+    products, entered, left = torch.backends.mkldnn.matmul, threading.Event(), threading.Event()
+
+    def inside():
+        with guard.plain_arithmetic():
+            entered.set()
+            left.wait(timeout=60)
+            return products.fp32_precision
+
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            with guard.plain_arithmetic():
+                other = pool.submit(inside)
+                entered.wait(timeout=60)
+            assert products.fp32_precision == "ieee", "the other is still inside"
+            left.set()
+            assert other.result() == "ieee"
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before
 
 
 def test_nor_do_token_ids_depend_on_it():

@@ -178,8 +178,9 @@ def test_the_channels_are_those_of_the_representation(learned):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_number_is_refused_unless_it_is_padding(learned, data, value):
     representation, lengths = data[0].clone(), data[1]
+    expected = learned.compress(representation, lengths)
     representation[1, 5, 0] = value  # behind the end of a sequence of one token
-    learned.compress(representation, lengths)
+    assert learned.compress(representation, lengths) == expected
     representation[0, 5, 0] = value
     with pytest.raises(InputError, match="no number"):
         learned.compress(representation, lengths)

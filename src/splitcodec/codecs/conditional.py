@@ -43,7 +43,9 @@ _SIDE_ERROR = 2.0**-18
 """The same for side values, relative to a token's largest where that exceeds one. Smaller, since
 less rests on it: what is sent decodes however it was rounded."""
 _PROBED = 32
-"""Of a batch the token that always shows what float32 does; early, since it needs all before."""
+"""First tokens of each sequence, which always show what float32 does."""
+_UNUSUAL = 8.0
+"""Times the median length of a sequence's deviations: float32's errors grow with it."""
 
 
 class ConditionalCodec(TransformCodec):
@@ -229,20 +231,26 @@ class ConditionalCodec(TransformCodec):
         values = self.side(latent, known)
         symbols = values.round()
         sizes = functional.pad(values.abs(), (0, 1), value=1.0).amax(-1, keepdim=True)
-        unsure = near_half(distances(values, symbols), _SIDE_ERROR * sizes)
-        unsure[0, min(_PROBED, unsure.shape[1]) - 1] = True
+        errors = _SIDE_ERROR * sizes
+        unsure = near_half(distances(values, symbols), errors)
+        unsure |= self._doubted(deviation, values, errors, known)[:, None]
         for row in unsure.any(-1).nonzero()[:, 0].tolist():
             tokens = unsure[row].nonzero()[:, 0]
             seen = slice(int(tokens[-1]) + 1)  # later tokens have no say
             inputs = exact.normalised(exact.latent(deviation[row, seen].double()))
             inputs = exact.with_level(inputs, known.rows((row, seen)))
             found = exact.side_analysis.at(inputs[None], torch.zeros_like(tokens), tokens)
-            errors = (found - values[row, tokens]).abs()
-            if (errors > _SIDE_ERROR / 2 * sizes[row, tokens]).any():
-                values = exact.side(exact.latent(deviation.double()), known)
-                return values.round_().to(torch.int32)
             symbols[row, tokens] = found.round_().to(symbols)
         return symbols.to(torch.int32)
+
+    def _doubted(self, deviation: Tensor, values: Tensor, errors: Tensor, known: Known) -> Tensor:
+        """Sequences (batch,) whose side `values` float32 may have wrong by more than `errors`."""
+        exact, first = self.exact(), slice(_PROBED)
+        latent = exact.latent(deviation[:, first].double())
+        probes = exact.side(latent, known.rows((slice(None), first)))
+        wrong = ((probes - values[:, first]).abs() > errors[:, first] / 2).flatten(1).any(1)
+        lengths = deviation.norm(dim=-1)
+        return wrong | (lengths > _UNUSUAL * lengths.median(1, keepdim=True).values).any(1)
 
     def _side_indexes(self, mask: Tensor) -> Tensor:
         channels = torch.arange(

@@ -12,6 +12,7 @@ feedback through decoded values and even for a receiver that has only float32. I
 rate: one position in 33,000 is signalled, by 25 bits.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,20 +28,36 @@ BOUND = 2.0**-16
 """Assumed largest difference of a position between two machines, in units of a table."""
 
 
+# Of these alone, since torch's older function refuses where a program has used them.
+_PRODUCTS = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+_lock = threading.Lock()
+_inside = 0
+_before: list[str] = []
+
+
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
-    """float32 that is float32, whatever the program around has asked for: the bounds assume it."""
-    # Of these alone, since the older function refuses where a program has used them.
-    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-    before = [product.fp32_precision for product in products]
-    for product in products:
-        product.fp32_precision = "ieee"
+    """float32 that is float32, whatever the program around has asked for: the bounds assume it.
+
+    What it sets is the process's: threads may be inside at the same time, and the last to leave
+    sets it back.
+    """
+    global _inside, _before
+    with _lock:
+        if not _inside:
+            _before = [product.fp32_precision for product in _PRODUCTS]
+        _inside += 1
+        for product in _PRODUCTS:
+            product.fp32_precision = "ieee"
     try:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        for product, precision in zip(products, before, strict=True):
-            product.fp32_precision = precision
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                for product, precision in zip(_PRODUCTS, _before, strict=True):
+                    product.fp32_precision = precision
 
 
 _DIGIT = 256

@@ -5,6 +5,8 @@ after Ballé et al. 2018 and Minnen et al. 2018), so all symbols of a sequence d
 frozen mode the quantiser sits behind a transform, which starts as the KLT's.
 """
 
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from splitcodec.codecs.rounding import distances, doubtful, near_half
 from splitcodec.codecs.transform import Past
 from splitcodec.coding.entropy import Decoder
 from splitcodec.errors import BitstreamError
+
+_single_precision = ContextVar("single_precision", default=False)
+"""Whether this thread is decoding in float32."""
 
 
 class Hyperprior(ConditionalCodec):
@@ -30,21 +35,20 @@ class Hyperprior(ConditionalCodec):
         vocabulary: int = 0,
     ) -> None:
         super().__init__(name, channels, hyperparameters, kept, vocabulary, context=0)
-        self._single_precision = False
 
     def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
         """See Codec; in float32, three times as fast, and if its checks fail in float64.
 
         float32 moves positions among the tables by some 1e-6, for which the guard band has room.
         """
-        self._single_precision = True
+        token = _single_precision.set(True)
         try:
             return super().decompress(streams, lengths)
         except BitstreamError:
-            self._single_precision = False
+            _single_precision.set(False)
             return super().decompress(streams, lengths)
         finally:
-            self._single_precision = False
+            _single_precision.reset(token)
 
     def predict(
         self, deviation: Tensor, known: Known, latent: Tensor, side: Tensor
@@ -100,7 +104,7 @@ class Hyperprior(ConditionalCodec):
         past: Past | None,
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
-        roughly = self._single_precision
+        roughly = _single_precision.get()
         of = self._roughly_from_side if roughly else self._from_side
         mean, positions = of(side, known, past)
         indexes = signals.indexes(positions)

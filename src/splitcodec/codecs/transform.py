@@ -180,7 +180,7 @@ class TransformCodec(Codec):
         With a `past`, of the tokens that come next, which then are part of it.
         """
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
-        self._check_values(representation, mask)
+        representation = self._checked(representation, mask)
         first = past.tokens if past else 0
         with plain_arithmetic():
             means, offsets = self.means(tokens, representation.shape[1], first)
@@ -267,8 +267,10 @@ class TransformCodec(Codec):
             return positions, torch.zeros_like(positions)
         if self._embedding is None or tokens is None:
             raise InputError(f"{self.name} sends token ids; give it tokens and the model (--model)")
-        rows = self._embedding[tokens[:, opening:].to(self._embedding.device)].to(positions)
-        offsets = functional.pad((rows - self.row_mean) @ self.token_map.T, (0, 0, opening, 0))
+        rows = self._embedding[tokens[:, opening:].to(self._embedding.device)].to(positions.device)
+        # Rounded once to float32, so that it does not matter how many tokens come together.
+        found = (rows.double() - self.row_mean.double()) @ self.token_map.double().T
+        offsets = functional.pad(found.to(positions), (0, 0, opening, 0))
         return positions + offsets, offsets
 
     def latent(self, deviation: Tensor) -> Tensor:
@@ -356,13 +358,16 @@ class TransformCodec(Codec):
         parts = {f.name: getattr(self, f"{name}_{f.name}") for f in fields(entropy.Tables)}
         return entropy.Tables(**parts)
 
-    def _check_values(self, representation: Tensor, mask: Tensor) -> None:
-        """Raise InputError for values that are no number, or too large for 32 bits of symbol."""
+    def _checked(self, representation: Tensor, mask: Tensor) -> Tensor:
+        """The representation, with zeros as padding if that holds what cannot be coded.
+
+        Raises InputError for values that are no number, or too large for 32 bits of symbol.
+        """
         most = functional.pad(self.analysis.norm(dim=-1), (0, 1)).max()  # 0 if none is kept
         # The largest value is found quickly, and bounds each latent.
         size = max(abs(float(extreme)) for extreme in representation.aminmax())
         if math.sqrt(self.channels) * size * most < _LARGEST_LATENT:
-            return
+            return representation
         values = representation.where(mask, 0)
         if not values.isfinite().all():
             raise InputError("the representation has values that are infinite or no number")
@@ -371,6 +376,7 @@ class TransformCodec(Codec):
                 f"the representation has values up to {values.abs().max():.2g}, too large to be "
                 "coded; check the model, or train the codec on such values"
             )
+        return values
 
     def _choose_levels(self, representation: Tensor) -> Tensor | None:
         """(batch, tokens, 1) int64, where tokens have levels."""
