@@ -26,5 +26,9 @@ class TrainingError(SplitcodecError):
 
 
 def reason_of(error: Exception | str) -> str:
-    """What an error of a library says, on one line and cut where a reader would stop."""
-    return f"{' '.join(str(error).split()):.300}"
+    """What an error of a library says, on one line and cut where a reader would stop.
+
+    It may quote a file: what a terminal would take for an order is left out.
+    """
+    said = "".join(c if c.isprintable() else " " for c in str(error))
+    return f"{' '.join(said.split()):.300}"

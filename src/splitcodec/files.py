@@ -19,7 +19,12 @@ _SEAL = "crc32c"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same directory; rename it to `path` if the block succeeds."""
+    """Yield a temporary path in the same directory; rename it to `path` if the block succeeds.
+
+    Raises InputError where a pipe or a device would be replaced.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe or a device; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)

@@ -1,6 +1,7 @@
 """The verbs one after the other, as the workflow calls them, on the small model."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -228,6 +229,40 @@ def test_containers_go_through_pipes(folder, tmp_path):
         Activations(path).read(every) for path in (out, folder / "decoded.parquet")
     )
     assert torch.equal(decoded.representation, expected.representation)
+
+
+def test_a_pipe_needs_not_be_standard_input(folder, tmp_path):
+    codec, out = folder / KLT, tmp_path / "decoded.parquet"
+    splitcodec = Path(sys.executable).with_name("splitcodec")
+    shell = f"{splitcodec} decode <(cat {folder / 'klt.rdc'}) --codec {codec} --out {out}"
+    subprocess.run(["bash", "-c", shell], check=True, timeout=120)
+    every = range(len(Activations(out)))
+    stores = (Activations(path).read(every) for path in (out, folder / "decoded.parquet"))
+    assert torch.equal(*(store.representation for store in stores))
+
+
+@pytest.mark.parametrize(
+    "shell, said",
+    [
+        ("encode {store} --codec {codec} --out - >&-", "standard output is closed"),
+        ("decode - --codec {codec} --out {out} <&-", "standard input is closed"),
+        ("cat {rdc} {rdc} | {splitcodec} decode - --codec {codec} --out {out}", "goes on after"),
+        ("decode {rdc} --codec {codec} --out -", "a store is no stream"),
+        ("decode {rdc} --codec {codec} --out /dev/null", "is a pipe or a device; name a file"),
+    ],
+)
+def test_streams_that_cannot_be_are_refused(folder, tmp_path, shell, said):
+    names = {"store": folder / "split2/evaluation.parquet", "codec": folder / KLT}
+    names |= {"rdc": folder / "klt.rdc", "out": tmp_path / "out.parquet"}
+    splitcodec = Path(sys.executable).with_name("splitcodec")
+    line = shell.format(splitcodec=splitcodec, **names)
+    line = line if line.startswith("cat") else f"{splitcodec} {line}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+    assert Path(os.devnull).is_char_device()
 
 
 def test_pipes_need_names_for_what_they_lead_to(run, folder):

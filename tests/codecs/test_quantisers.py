@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from splitcodec.codecs.registry import build_codec
-from splitcodec.errors import BitstreamError, SettingsError
+from splitcodec.errors import BitstreamError, InputError, SettingsError
 
 CHANNELS = 72  # two groups of 32 and a broken one
 INTEGERS = ["int8", "int7", "int6", "int5", "int4", "int3", "int2"]
@@ -73,6 +73,27 @@ def test_threads_change_nothing_and_all_work(name, coder, monkeypatch):
     assert streams[1] == streams[3]
     assert torch.equal(decoded[1], decoded[3])
     assert len(worked) == 4, "one, and then three at a time"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["fp16", "int8", "int4"])
+def test_what_is_no_number_is_refused_unless_it_is_padding(name, value):
+    values = sample().requires_grad_()
+    expected = build(name).compress(values, LENGTHS)
+    values = values.detach().clone()
+    values[1, 5, 0] = value
+    assert build(name).compress(values, LENGTHS) == expected
+    values[0, 5, 0] = value
+    with pytest.raises(InputError, match="infinite or no number"):
+        build(name).compress(values, LENGTHS)
+
+
+@pytest.mark.parametrize("name", ["fp16", "int8", "int4"])
+def test_nor_is_it_decoded(name):
+    streams = build(name).compress(sample(), LENGTHS)
+    forged = [b"\xff" * len(streams[0]), *streams[1:]]
+    with pytest.raises(BitstreamError, match="no number: it is damaged"):
+        build(name).decompress(forged, LENGTHS)
 
 
 @pytest.mark.parametrize("name", INTEGERS)

@@ -1,8 +1,11 @@
 import io
 import json
+import os
 import random
 import struct
+import threading
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from small_world import one_line
 from splitcodec.coding.container import (
+    END,
     MAGIC,
     Container,
     ContainerWriter,
@@ -94,7 +98,7 @@ def test_all_comes_back(path):
     assert list(path.parent.iterdir()) == [path]
 
 
-_TEXT = st.text(max_size=9)
+_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=9)
 
 
 @given(
@@ -218,6 +222,53 @@ CHANGES = [
 def test_a_header_that_cannot_be_is_refused_though_its_checksum_fits(path, text):
     with_header(path, text)
     refused(path, "damaged")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\x9b1m", "\0"])
+def test_names_give_a_terminal_no_orders(path, name):
+    whole = path.read_bytes()
+    for change in ({"model": name}, {999 * name: 1}):
+        path.write_bytes(whole)
+        with_header(path, json.dumps(HEADER.model_dump() | change))
+        refused(path, r"not valid \([ -~]{,300}\); encode")
+
+
+def test_what_comes_alone_may_have_nothing_behind_it(path):
+    data = path.read_bytes()
+    for more, fits in ((b"", True), (b"\0", False), (data, False)):
+        _, chunks = read_front_to_back(io.BytesIO(data + more), alone=True)
+        if fits:
+            assert len(list(chunks)) == 3
+            continue
+        with pytest.raises(BitstreamError, match="goes on after its end"):
+            list(chunks)
+
+
+def test_chunks_arrive_as_they_are_written():
+    """A receiver must not wait for what the sender still holds."""
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    with os.fdopen(theirs, "wb") as file, os.fdopen(ours, "rb", 0) as receiver:
+        writer = ContainerWriter(file, HEADER)
+        assert receiver.read(99_999).startswith(MAGIC)
+        writer.add(2, b"payload")
+        assert b"payload" in receiver.read(99_999)
+        writer.finish()
+        assert receiver.read(99_999).endswith(END)
+
+
+def test_a_named_pipe_and_a_device_stay_what_they_are(tmp_path):
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    write(pipe)
+    reader.join(timeout=60)
+    write(tmp_path / "a.rdc")
+    assert found == [(tmp_path / "a.rdc").read_bytes()]
+    assert pipe.is_fifo()
+    write(Path(os.devnull))
+    assert Path(os.devnull).is_char_device()
 
 
 def test_giant_sizes_take_no_memory(path):

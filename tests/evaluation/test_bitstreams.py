@@ -6,6 +6,7 @@ from splitcodec.activations.store import Activations
 from splitcodec.codecs.registry import build_codec, load_codec
 from splitcodec.coding.container import Container, Header, write_container
 from splitcodec.errors import BitstreamError, InputError, SettingsError
+from splitcodec.evaluation import bitstreams as bitstreams_module
 from splitcodec.evaluation.bitstreams import FileDecoder, decode_to_store, encode
 
 
@@ -103,6 +104,31 @@ def test_other_data_of_the_same_lengths_are_noticed(stores, codecs, bitstreams, 
     other = write_store(tmp_path / "other.parquet", rows, split=2, data_hash="other")
     with pytest.raises(InputError, match="made from other data"):
         FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]]).check_same_data(other)
+
+
+def test_a_store_that_says_what_no_header_may_is_refused(stores, codecs, tmp_path):
+    for text in ("x" * 2000, "two\nlines"):
+        rows = [torch.zeros(3, 32)]
+        store = write_store(tmp_path / "odd.parquet", rows, split=2, data_hash=text)
+        with pytest.raises(
+            InputError, match=r"odd\.parquet cannot be encoded.*data_hash"
+        ) as caught:
+            encode(store, codecs["fine"], None, tmp_path / "out")
+        assert one_line(caught.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_one_long_payload_does_not_cost_its_size_for_all(stores, codecs, bitstreams, tmp_path):
+    """The coder pads the streams that it decodes together to the longest of them."""
+    container = Container.open(bitstreams["fine", "ans"])
+    long = 1 << 23
+    with write_container(tmp_path / "a.rdc", container.header) as writer:
+        for tokens, payload in [*container.chunks()][:3] + [(1, bytes(long))]:
+            writer.add(tokens, payload)
+    batches = bitstreams_module._batches(Container.open(tmp_path / "a.rdc").chunks(), 16)
+    assert [len(batch) for batch in batches] == [3, 1]
+    with pytest.raises(BitstreamError, match="sequences 3 to 3"):
+        decode_to_store(tmp_path / "a.rdc", codecs["fine"], None, tmp_path / "out")
 
 
 def test_a_store_of_another_split_is_refused(world, codecs, tmp_path):

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import io
 import re
 from pathlib import Path
@@ -46,6 +47,21 @@ def batch(world):
         tokens[row, :length] = torch.from_numpy(sequence[:length])
         mask[row, :length] = 1
     return tokens, mask
+
+
+@pytest.mark.parametrize("name", ["fine", "int2"])
+def test_the_codec_stays_where_and_as_it_is(model, folders, batch, name):
+    tokens, mask = batch
+    coded = with_codec(copy.deepcopy(model), folders[name])
+    before = {key: value.clone() for key, value in coded.codec.state_dict().items()}
+    moved = coded.to(torch.bfloat16)
+    assert moved is coded
+    assert {p.dtype for p in coded.model.parameters()} == {torch.bfloat16}
+    for key, value in coded.codec.state_dict().items():
+        assert value.dtype == before[key].dtype
+        assert torch.equal(value, before[key])
+    streams, lengths = coded.send(tokens, mask)
+    assert coded.receive(streams, lengths).isfinite().all()
 
 
 def test_a_fine_codec_leaves_the_logits_as_they_were(model, folders, batch):

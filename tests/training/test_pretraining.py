@@ -97,7 +97,7 @@ def test_another_seed_gives_another_model(made, world, tmp_path):
 
 
 def test_the_layout_of_pythia(world, tmp_path):
-    directory = make(world, tmp_path / "model", architecture="gpt_neox", steps=2)
+    directory = make(world, tmp_path / "model", architecture="gpt_neox", steps=2, warm_up_steps=1)
     model = SplitModel.load(directory)
     assert model.model.config.model_type == "gpt_neox"
     assert (model.blocks, model.channels, model.vocabulary) == (2, 16, 280)

@@ -71,6 +71,8 @@ def decode(
     """Decode a container file into an activation store."""
     if file == Path("-") and not out:
         raise SettingsError("what comes from standard input needs --out")
+    if out == Path("-"):
+        raise SettingsError("a store is no stream: name a file as --out")
     from splitcodec.codecs.base import load_state
     from splitcodec.evaluation.bitstreams import decode_to_store
 

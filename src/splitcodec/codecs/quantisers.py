@@ -23,7 +23,7 @@ from splitcodec.codecs.hyperparameters import NoHyperparameters
 from splitcodec.codecs.packing import by_plane, from_planes, pack, turned, unpack
 from splitcodec.coding.clock import coder_clock
 from splitcodec.coding.threads import in_threads
-from splitcodec.errors import BitstreamError
+from splitcodec.errors import BitstreamError, InputError
 
 GROUP = 32
 DEFLATE_LEVEL = 6
@@ -68,10 +68,11 @@ class _Baseline(Codec):
 
     coder = "raw"
 
+    @torch.no_grad()
     def compress(
         self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
     ) -> list[bytes]:
-        """One stream a sequence."""
+        """One stream a sequence; raises InputError for values that are no number."""
         packed = self.packed(representation, lengths)
         with coder_clock.running():
             return in_threads(_COMPRESS[self.coder], packed)
@@ -79,8 +80,12 @@ class _Baseline(Codec):
     def packed(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
         """What is compressed of each sequence."""
         pairs = zip(representation, lengths.tolist(), strict=True)
-        return in_threads(self._to_bytes, [self._rounded(row[:n].cpu()) for row, n in pairs])
+        rows = [row[:n].cpu() for row, n in pairs]
+        if not all(row.isfinite().all() for row in rows):
+            raise InputError("the representation has values that are infinite or no number")
+        return in_threads(self._to_bytes, list(map(self._rounded, rows)))
 
+    @torch.no_grad()
     def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
         """The reconstruction; raises BitstreamError for a stream of the wrong size."""
         counts = lengths.tolist()
@@ -90,6 +95,8 @@ class _Baseline(Codec):
         reconstruction = torch.zeros(len(streams), max(counts), self.channels)
         for row, rounded, length in zip(reconstruction, unpacked, counts, strict=True):
             row[:length] = self._values(rounded)
+        if not reconstruction.isfinite().all():
+            raise BitstreamError(f"{self.name} stream holds what is no number: it is damaged")
         return reconstruction
 
     def _unpacked(self, stream_and_length: tuple[bytes, int]) -> bytes:

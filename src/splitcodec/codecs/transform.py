@@ -179,6 +179,8 @@ class TransformCodec(Codec):
 
         With a `past`, of the tokens that come next, which then are part of it.
         """
+        if not lengths.all():
+            raise InputError("a sequence has no tokens: there is nothing to code")
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
         representation = self._checked(representation, mask)
         first = past.tokens if past else 0
@@ -205,6 +207,8 @@ class TransformCodec(Codec):
         self, streams: list[bytes], lengths: Tensor, past: Past | None = None
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """The reconstruction of what was written, and the symbols in the same form."""
+        if not lengths.all():
+            raise InputError("a sequence has no tokens: there is nothing to decode")
         mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
         coder, tokens = Decoder(streams), None
         if self.sends_tokens:

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, Self
+from typing import Annotated, BinaryIO, Literal, Self, TextIO
 
 import google_crc32c
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from splitcodec.errors import BitstreamError, InputError
+from splitcodec.errors import BitstreamError, InputError, reason_of
 from splitcodec.files import atomic_path
 
 MAGIC = b"\x89RDC\r\n\x1a\n"
@@ -44,7 +44,7 @@ STANDARD_INPUT = Path("standard input")
 """What messages call it."""
 _PIECE = 1 << 16
 
-_Name = Annotated[str, Field(max_length=1000)]
+_Name = Annotated[str, Field(max_length=1000, pattern=r"^\P{Cc}*$")]
 _Count = Annotated[int, Field(ge=1, le=_LARGEST)]
 
 
@@ -76,6 +76,7 @@ class ContainerWriter:
         self._entries: list[tuple[int, int]] = []
         self._seed = _CHECKSUM.pack(google_crc32c.value(start))
         file.write(start + self._seed)
+        file.flush()
 
     def add(self, tokens: int, payload: bytes) -> None:
         """Append the chunk of one sequence."""
@@ -85,20 +86,27 @@ class ContainerWriter:
         self._file.write(_CHUNK.pack(tokens, len(payload)))
         self._file.write(payload)
         self._file.write(_CHECKSUM.pack(checksum))
+        self._file.flush()
         self._entries.append((tokens, len(payload)))
 
     def finish(self) -> None:
         """Write the index; only now the file is one."""
         index = np.array(self._entries, _ENTRY)
         self._file.write(_end_of_file(self._seed, index))
+        self._file.flush()
 
 
 @contextmanager
 def write_container(path: Path, header: Header) -> Iterator[ContainerWriter]:
-    """A writer to `path`, where the whole file appears when the block succeeds; or to `PIPE`."""
+    """A writer to `path`, where the whole file appears when the block succeeds.
+
+    What goes to `PIPE`, a named pipe or a device goes there as it is made.
+    """
     with ExitStack() as stack:
         if path == PIPE:
-            file = sys.stdout.buffer
+            file = standard(sys.stdout, "output")
+        elif path.is_fifo() or path.is_char_device():
+            file = stack.enter_context(path.open("wb"))
         else:
             file = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb"))
         writer = ContainerWriter(file, header)
@@ -175,26 +183,38 @@ class Container:
             pass
 
 
+def standard(stream: TextIO | None, name: str) -> BinaryIO:
+    """The bytes of standard input or output; raises InputError if the program was given none."""
+    if stream is None:
+        raise InputError(f"standard {name} is closed; name a file")
+    return stream.buffer
+
+
 def read_front_to_back(
-    file: BinaryIO, most_values: int = MOST_VALUES
+    file: BinaryIO, most_values: int = MOST_VALUES, alone: bool = False
 ) -> tuple[Header, Iterator[tuple[int, bytes]]]:
     """Header, and tokens and payload of each sequence as it comes: of what cannot be sought in.
 
     A pipe or a socket, say. Raises BitstreamError as `Container.open` does, for damage where it is
-    met: only when the iterator has ended is it known that the stream was whole.
+    met: only when the iterator has ended is it known that the stream was whole. Nothing may follow
+    one that comes `alone`.
     """
     header, seed = _read_header(STANDARD_INPUT, file)
     _check_size(STANDARD_INPUT, header, most_values)
-    return header, _chunks(file, header, seed)
+    return header, _chunks(file, header, seed, alone)
 
 
-def _chunks(file: BinaryIO, header: Header, seed: bytes) -> Iterator[tuple[int, bytes]]:
+def _chunks(
+    file: BinaryIO, header: Header, seed: bytes, alone: bool
+) -> Iterator[tuple[int, bytes]]:
     entries: list[tuple[int, int]] = []
     while start := file.read(len(_NO_MORE)):
         if start == _NO_MORE:
             expected = _end_of_file(seed, np.array(entries, _ENTRY))
             if start + file.read(len(expected) - len(start)) != expected:
                 raise _damaged(STANDARD_INPUT, "its end does not match what came before")
+            if alone and file.read(1):
+                raise _damaged(STANDARD_INPUT, "it goes on after its end")
             return
         tokens, size = _CHUNK.unpack((start + file.read(4)).ljust(_CHUNK.size, b"\0"))
         if tokens > header.longest:
@@ -261,7 +281,8 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Header, bytes]:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        raise _damaged(path, f"the header is not valid ({place}: {first['msg']:.100})") from None
+        said = reason_of(f"{place:.100}: {first['msg']:.100}")
+        raise _damaged(path, f"the header is not valid ({said})") from None
 
 
 def _read_index(path: Path, file: BinaryIO, seed: bytes, start: int) -> np.ndarray:

@@ -6,11 +6,11 @@ not what is sent: the changed front makes it from the tokens.
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from splitcodec.activations.store import Activations, ActivationWriter, Batch
@@ -23,13 +23,14 @@ from splitcodec.coding.container import (
     Container,
     Header,
     read_front_to_back,
+    standard,
     write_container,
 )
 from splitcodec.devices import device
 from splitcodec.errors import BitstreamError, InputError, SettingsError
 from splitcodec.files import atomic_path
 from splitcodec.progress import progress
-from splitcodec.settings import changes_front
+from splitcodec.settings import changes_front, describe
 from splitcodec.splitting.changes import changed_model
 from splitcodec.splitting.model import SplitModel
 
@@ -37,6 +38,7 @@ _BATCH = 16
 """Sequences at once: codecs that walk from token to token take hardly longer for many."""
 _MOST_AT_ONCE = 1 << 27
 """Values that are decoded together."""
+_MOST_BYTES_AT_ONCE = 1 << 24
 _DATA = ("model", "model_hash", "split", "partition", "data_hash")
 """What header and store both say of the data."""
 
@@ -103,14 +105,7 @@ def encode(
         codec.attach(model.embedding)
     front = changes_front(meaning["mode"])
     model = model_of_codec(model, codec_directory, meaning) if front else None
-    header = Header(
-        codec=codec.name,
-        codec_hash=meaning["hash"],
-        coder=codec.coder,
-        channels=codec.channels,
-        longest=max(activations.lengths, default=1),
-        **{key: activations.metadata[key] for key in _DATA},
-    )
+    header = _header_of(codec, meaning, activations)
     starts = range(0, len(activations), _BATCH)
     with write_container(out, header) as writer:
         for start in progress(starts, f"encoding {meaning['name']}"):
@@ -119,6 +114,24 @@ def encode(
             payloads = codec.compress(*(part.to(codec.device) for part in sent))
             for tokens, payload in zip(batch.lengths.tolist(), payloads, strict=True):
                 writer.add(tokens, payload)
+
+
+def _header_of(codec: Codec, meaning: dict[str, Any], activations: Activations) -> Header:
+    """What a container of a store says; raises InputError if it cannot be said."""
+    try:
+        return Header(
+            codec=codec.name,
+            codec_hash=meaning["hash"],
+            coder=codec.coder,
+            channels=codec.channels,
+            longest=max(activations.lengths, default=1),
+            **{key: activations.metadata[key] for key in _DATA},
+        )
+    except ValidationError as error:
+        raise InputError(
+            f"{activations.path} cannot be encoded, since it says of itself what no header may: "
+            f"{describe(error)}"
+        ) from None
 
 
 class FileDecoder:
@@ -198,13 +211,24 @@ def decode_to_store(
 def _opened(bitstream: Path) -> tuple[Path, Header, Iterator[tuple[int, bytes]]]:
     """What messages call it; header, and tokens and payload of each sequence."""
     if bitstream == PIPE:
-        return STANDARD_INPUT, *read_front_to_back(sys.stdin.buffer)
+        file = standard(sys.stdin, "input")
+        return STANDARD_INPUT, *read_front_to_back(file, alone=True)
+    if bitstream.is_fifo():
+        return bitstream, *read_front_to_back(bitstream.open("rb"), alone=True)
     container = Container.open(bitstream)
     return bitstream, container.header, container.chunks()
 
 
 def _batches(chunks: Iterator[tuple[int, bytes]], most: int) -> Iterator[list[tuple[int, bytes]]]:
-    while some := list(islice(chunks, most)):
+    """At most so many at a time, and fewer if one is long: the coder pads all to the longest."""
+    some: list[tuple[int, bytes]] = []
+    for chunk in chunks:
+        longest = max(len(payload) for _, payload in [*some, chunk])
+        if len(some) == most or (some and (len(some) + 1) * longest > _MOST_BYTES_AT_ONCE):
+            yield some
+            some = []
+        some.append(chunk)
+    if some:
         yield some
 
 

@@ -6,8 +6,10 @@ comes out is what a receiver of those bytes would compute. For inference; nothin
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +85,11 @@ class CodedModel(nn.Module):
         super().__init__()
         self.model, self.codec = model, codec
         self.split, self.estimate = split, estimate
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and casts the model; the codec stays in float32 and on the CPU, where it works."""
+        self.model._apply(function, recurse)
+        return self
 
     @property
     def config(self) -> object:

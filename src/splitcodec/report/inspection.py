@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from splitcodec.coding.container import Container
 
@@ -27,7 +28,7 @@ def print_container(container: Container, chunks: int, verified: bool) -> None:
     console = Console(soft_wrap=True, highlight=False)
     facts = Table.grid(padding=(0, 2))
     for name, value in describe(container).items():
-        facts.add_row(name.replace("_", " "), _said(value))
+        facts.add_row(name.replace("_", " "), Text(_said(value)))  # whatever it looks like
     console.print(facts)
     table = Table("sequence", "offset", "tokens", "bytes", "bits a token", title="chunks")
     for column in table.columns:

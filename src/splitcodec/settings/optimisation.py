@@ -35,8 +35,8 @@ class Optimisation(Strict):
 
     @model_validator(mode="after")
     def peak_within_steps(self) -> Self:
-        """The peak learning rate is reached."""
-        if self.warm_up_steps > self.steps:
+        """Who says how long it warms up will want the peak to be reached."""
+        if "warm_up_steps" in self.model_fields_set and self.warm_up_steps > self.steps:
             raise ValueError(f"warm_up_steps {self.warm_up_steps} exceed steps {self.steps}")
         return self
 
