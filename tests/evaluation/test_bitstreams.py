@@ -121,9 +121,9 @@ def test_a_store_that_says_what_no_header_may_is_refused(stores, codecs, tmp_pat
 def test_one_long_payload_does_not_cost_its_size_for_all(stores, codecs, bitstreams, tmp_path):
     """The coder pads the streams that it decodes together to the longest of them."""
     container = Container.open(bitstreams["fine", "ans"])
-    long = 1 << 23
+    short = list(container.chunks())[:3]
     with write_container(tmp_path / "a.rdc", container.header) as writer:
-        for tokens, payload in [*container.chunks()][:3] + [(1, bytes(long))]:
+        for tokens, payload in [*short, (1, bytes(1 << 23))]:
             writer.add(tokens, payload)
     batches = bitstreams_module._batches(Container.open(tmp_path / "a.rdc").chunks(), 16)
     assert [len(batch) for batch in batches] == [3, 1]

@@ -6,7 +6,7 @@ from typing import Any
 
 _INTERESTING = [0, 1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63]
 _VALUES = [None, True, -1, 0, 1, 7, 2**31, 2**63, 1e300, -0.5, "", "x", "ans", "klt", [], {}, [[1]]]
-_VALUES += ["é" * 2000, {"a": 1}, "int4", "float16", 10**30]
+_VALUES += ["é" * 2000, {"a": 1}, "int4", "float16", 10**30, "a\n\x1b[/x]"]
 
 
 def mutate(data: bytes, random: Random) -> bytes:
@@ -37,7 +37,7 @@ def _exchanged(value: Any, random: Random) -> Any:
             case 0:
                 return rest
             case 1:
-                return rest | {random.choice(["x", "", "codec"]): value[key]}
+                return rest | {random.choice(["x", "", "codec", "a\n\x1b[/x]"]): value[key]}
             case _:
                 return value | {key: _exchanged(value[key], random)}
     if isinstance(value, list) and value and random.random() < 0.9:

@@ -113,8 +113,10 @@ def _containers(folder: Path) -> Iterator[Reader]:
         yield Reader(f"container by pipe, {golden.name}", original, read_piped)
         for part in ("payload", "index", "header"):
             forged = functools.partial(_forged, part=part, path=path)
-            name = f"container, {golden.name}, forged {part}"
-            yield Reader(name, original, read, forged, exact=learned and part != "index")
+            exact = learned and part != "index"
+            name = f"{golden.name}, forged {part}"
+            yield Reader(f"container, {name}", original, read, forged, exact=exact)
+            yield Reader(f"container by pipe, {name}", original, read_piped, forged, exact=exact)
 
 
 def _packets(folder: Path) -> Iterator[Reader]:

@@ -29,7 +29,10 @@ from splitcodec.errors import SplitcodecError  # noqa: E402
 
 SECONDS = 5.0
 MEMORY = 1 << 30
-"""Bytes that a case may take beyond what the process had before."""
+"""Bytes of addresses that a case may take beyond what the process had before: the coder reserves
+some that it does not touch."""
+TOUCHED = 1 << 26
+"""Bytes that all cases together may touch; the largest sequence that is allowed has 4 MiB."""
 REFUSED, SAME, OTHER, DEFECT = "refused", "same", "other", "defects"
 
 
@@ -122,6 +125,8 @@ def main() -> int:
     figures = ", ".join(f"{total[name]:,} {name}" for name in (REFUSED, SAME, OTHER, DEFECT))
     console.print(f"{total.total():,} files in {time.monotonic() - started:.0f} s: {figures}")
     console.print(f"at most {grown:.0f} MiB were taken beyond what the process had before")
+    if grown * (1 << 20) > TOUCHED:
+        defects.append(f"more than {TOUCHED >> 20} MiB of memory were touched")
     for line in defects[:40]:
         console.print(line, markup=False)
     return 1 if defects else 0
