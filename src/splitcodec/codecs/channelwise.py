@@ -4,13 +4,10 @@ import torch
 from torch import Tensor
 
 from splitcodec.codecs.levels import Known, in_steps
-from splitcodec.codecs.rounding import distances, doubtful
+from splitcodec.codecs.rounding import CACHED_TOKENS, distances, doubtful
 from splitcodec.codecs.transform import Past, TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
-
-_CACHED_TOKENS = 512
-"""Tokens at a time, so that a processor's cache holds what is computed of them."""
 
 
 class ChannelwiseCodec(TransformCodec):
@@ -25,7 +22,7 @@ class ChannelwiseCodec(TransformCodec):
     ) -> list[Tensor]:
         """Tokens in order, channels within a token."""
         tokens, steps = deviation.flatten(0, 1), known.steps
-        size = _CACHED_TOKENS if tokens.device.type == "cpu" else len(tokens)
+        size = CACHED_TOKENS if tokens.device.type == "cpu" else len(tokens)
         parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
         own = [steps.flatten(0, 1)[part] if self.levels else steps for part in parts]
         symbols = torch.empty(len(tokens), self.kept, dtype=torch.int32, device=tokens.device)

@@ -1,8 +1,24 @@
-"""Rounding to integers, and when an error of what is rounded may turn it over."""
+"""Products and rounding to integers, and when an error of what is rounded may turn it over."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+CACHED_TOKENS = 512
+"""Tokens at a time, so that a processor's cache holds what is computed of them."""
+
+
+def product(values: Tensor, matrix: Tensor) -> Tensor:
+    """values (…, n) times the transpose of a matrix (m, n): (…, m)."""
+    tokens = values.flatten(0, -2)
+    whole = torch.is_grad_enabled() or values.device.type != "cpu"
+    if whole or len(tokens) <= CACHED_TOKENS:
+        return values @ matrix.T
+    result = tokens.new_empty(len(tokens), len(matrix))
+    parts = tokens.split(CACHED_TOKENS), result.split(CACHED_TOKENS)
+    for part, into in zip(*parts, strict=True):
+        torch.mm(part, matrix.T, out=into)
+    return result.unflatten(0, values.shape[:-1])
 
 
 def distances(values: Tensor, rounded: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.levels import Known, Levels
 from splitcodec.codecs.networks import Memory
+from splitcodec.codecs.rounding import product
 from splitcodec.codecs.streaming import CheckedStream
 from splitcodec.coding import entropy
 from splitcodec.coding.entropy import Decoder, Encoder
@@ -279,7 +280,7 @@ class TransformCodec(Codec):
 
     def latent(self, deviation: Tensor) -> Tensor:
         """(batch, tokens, kept), in quantiser steps of level zero."""
-        return deviation @ self.analysis.T
+        return product(deviation, self.analysis)
 
     def float32_errors(self) -> Tensor:
         """Bound on what float32 does to each latent of a deviation of length one, (kept,)."""
@@ -308,7 +309,7 @@ class TransformCodec(Codec):
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """The deviation (batch, tokens, channels) of a decoded latent."""
-        return latent @ self.synthesis.T
+        return product(latent, self.synthesis)
 
     @staticmethod
     def shape_of_state(state: dict[str, Tensor]) -> dict[str, Any]:
