@@ -10,8 +10,8 @@ turn, several times, on one machine and in one process; times are the least of e
 are of encode plus decode to Deflate (zlib, level 6) on the same representation in fp16, as it lies
 in memory, one call a sequence or token. *CompressAI* is the same codec as its library would code
 it: our transform, networks and tables, in float32, between its entropy models, without what makes
-ours decode alike on any machine. *Baselines* stand against the compressor's own call on the very
-bytes that they give it, and on the representation in fp16.
+ours decode alike on any machine. *Baselines* stand against the compressor's own calls, spread over
+as many cores, on the very bytes that they give it, and on the representation in fp16.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from splitcodec.codecs.registry import build_codec, load_codec
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.coding import entropy
 from splitcodec.coding.clock import coder_clock
+from splitcodec.coding.threads import in_threads
 from splitcodec.densities.location_scale import table_scales
 from splitcodec.splitting.model import SplitModel
 
@@ -105,15 +106,20 @@ def measure(schemes: list[Scheme], repeats: int) -> None:
                 scheme.run()
 
 
-def compressors(packets: list[bytes], suffix: str = "", names: Iterable[str] = COMPRESSORS) -> list:
-    """The lossless compressors, one call a packet."""
+def compressors(
+    packets: list[bytes],
+    suffix: str = "",
+    names: Iterable[str] = COMPRESSORS,
+    spread: bool = False,
+) -> list[Scheme]:
+    """The lossless compressors, one call a packet; all calls on one core, or `spread` over all."""
 
     def scheme(name: str) -> Scheme:
         there, back = COMPRESSORS[name]
         return Scheme(
             name + suffix,
-            lambda: list(map(there, packets)),
-            lambda z: list(map(back, z)),
+            lambda: in_threads(there, packets) if spread else list(map(there, packets)),
+            lambda z: in_threads(back, z) if spread else list(map(back, z)),
             name == "zstd 19",
         )
 
@@ -237,7 +243,7 @@ def coders(name: str, codec: Codec, batch: Batch) -> tuple[int, Scheme, Scheme]:
     model = under(entropy_models().GaussianConditional(table_scales().tolist()), tables)
     values, used = symbols.float(), indexes.clamp_min(0)
     theirs = Scheme("CompressAI", lambda: model.compress(values, used),
-                    lambda coded: model.decompress(coded, used), seldom=True)  # fmt: skip
+                    lambda coded: model.decompress(coded, used))  # fmt: skip
     return symbols.numel(), ours, theirs
 
 
@@ -281,7 +287,7 @@ def report(codecs: dict[str, Codec], batch: Batch, repeats: int, model: SplitMod
     for name, codec in codecs.items():
         schemes[name] = whole(name, codec, batch, seldom=isinstance(codec, DirectAccess))
         if isinstance(codec, Klt | Hyperprior) and not codec.levels and not codec.sends_tokens:
-            twins[name] = whole(f"{name} CompressAI", AsCompressAI(codec), batch, seldom=True)
+            twins[name] = whole(f"{name} CompressAI", AsCompressAI(codec), batch)
             check_same(name, schemes[name], twins[name])
     every = [*lossless, *schemes.values(), *twins.values()]
     measure(every, repeats)
@@ -292,7 +298,7 @@ def report(codecs: dict[str, Codec], batch: Batch, repeats: int, model: SplitMod
         if name in twins:
             out.target(f"{name}: CompressAI's to ours", twins[name].both / scheme.both, "≥", 5.0)
     if model:
-        forward = min(timed(lambda: model.model(batch.tokens[:1]))[1] for _ in range(3))
+        forward = min(timed(lambda: model.model(batch.tokens[:1]))[1] for _ in range(repeats + 1))
         forward /= batch.tokens.shape[1]
         print(f"the model's own forward pass: {1e6 * forward:.0f} µs a token")
         for name, scheme in schemes.items():
@@ -323,16 +329,16 @@ def report(codecs: dict[str, Codec], batch: Batch, repeats: int, model: SplitMod
 def baselines(
     out: Report, batch: Batch, rows: list[Tensor], halves: list[bytes], repeats: int
 ) -> None:
-    """Quantised and compressed, against the compressor's own call."""
+    """Quantised and compressed, against the compressor's own calls on as many cores."""
     tokens, raw = int(batch.lengths.sum()), sum(map(len, halves))
     for coder, name in {"deflate": "deflate 6", "zstd": "zstd 3"}.items():
-        (plain,) = compressors(halves, " on fp16", [name])
+        (plain,) = compressors(halves, " on fp16", [name], spread=True)
         schemes = [plain]
         for baseline in BASELINES:
             codec = build_codec(baseline, batch.representation.shape[-1], {})
             codec.coder = coder
             packed = codec.packed(batch.representation, batch.lengths)
-            schemes += compressors(packed, f" on {baseline}'s bytes", [name])
+            schemes += compressors(packed, f" on {baseline}'s bytes", [name], spread=True)
             schemes.append(whole(f"{baseline} + {coder}", codec, batch))
         measure(schemes, repeats)
         out.table(f"baselines, {coder}", schemes, tokens, raw)

@@ -26,4 +26,4 @@ class CoderClock:
 
 
 coder_clock = CoderClock()
-"""The process's one clock; coding is single-threaded from Python's side."""
+"""The process's one clock, for measurements, which code one thing at a time."""
