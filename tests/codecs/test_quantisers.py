@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from splitcodec.codecs import quantisers
 from splitcodec.codecs.registry import build_codec
 from splitcodec.errors import BitstreamError, InputError, SettingsError
 
@@ -54,12 +55,12 @@ def test_errors_are_at_most_half_a_step(name, scale):
 def test_threads_change_nothing_and_all_work(name, coder, monkeypatch):
     codec, threads, worked = build(name, coder), torch.get_num_threads(), set()
 
-    def to_bytes(rounded, own=codec._to_bytes):
+    def compress(data, own=quantisers._COMPRESS[coder]):
         worked.add(threading.get_ident())
         everyone_is_here.wait(timeout=60)
-        return own(rounded)
+        return own(data)
 
-    monkeypatch.setattr(codec, "_to_bytes", to_bytes)
+    monkeypatch.setitem(quantisers._COMPRESS, coder, compress)
     streams, decoded = {}, {}
     try:
         for count in (1, 3):

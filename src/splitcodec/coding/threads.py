@@ -1,7 +1,8 @@
-"""Several cores for what torch does not spread over them: NumPy and the lossless compressors."""
+"""Several cores for what torch does not spread over them: the lossless compressors."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -14,5 +15,10 @@ def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> 
     threads = min(torch.get_num_threads(), len(items))
     if threads < 2:
         return list(map(function, items))
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
+    return list(_pool(threads).map(function, items))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: what they allocate would else be new memory every time."""
+    return ThreadPoolExecutor(threads)
