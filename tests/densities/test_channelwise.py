@@ -83,6 +83,31 @@ def test_gradients_of_the_rate_are_right(density):
     assert torch.autograd.gradcheck(density.bits, values.requires_grad_(), eps=1e-6, atol=1e-6)
 
 
+def test_so_are_those_of_its_parameters(density):
+    generator = torch.Generator().manual_seed(3)
+    values = 2 * torch.randn(6, CHANNELS, generator=generator, dtype=torch.float64)
+    learned = [p for p in density.parameters() if p.requires_grad]
+    density.bits(values).sum().backward()
+    for parameter in learned:
+        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+        for place in torch.randperm(len(flat), generator=generator)[:12].tolist():
+            before, found = flat[place].item(), []
+            for step in (1e-5, -1e-5):
+                flat[place] = before + step
+                with torch.no_grad():
+                    found.append(density.bits(values).sum().item())
+            flat[place] = before
+            expected = (found[0] - found[1]) / 2e-5
+            assert gradient[place].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_many_rows_are_as_few(density):
+    values = torch.linspace(-9, 9, 20_000, dtype=torch.float64)[:, None].repeat(1, CHANNELS)
+    with torch.no_grad():
+        together, alone = density.bits(values), density.bits(values[12_345:12_350])
+    torch.testing.assert_close(together[12_345:12_350], alone)
+
+
 @pytest.mark.parametrize("deviation", [0.5, 1.0, 5.0, 50.0])
 def test_it_starts_at_the_scale_that_it_is_told(density_class, deviation):
     torch.manual_seed(0)
