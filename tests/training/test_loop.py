@@ -191,6 +191,18 @@ def test_a_loss_far_above_where_it_began_is_divergence_though_it_does_not_triple
         run(tmp_path, line, [diverging])
 
 
+def test_the_terminal_shows_the_last_figures(tmp_path, capsys):
+    line = Line()
+
+    def loss(step, batch):
+        return line.loss(step, batch)[0] * 0 + 2.5, {"bits_per_token": 345.6, "perplexity": 12.34}
+
+    run(tmp_path, line, [phase(line, steps=3, loss=loss, validate=None)])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("learn: 3/3, ")
+    assert "loss 2.5, bits a token 345.6, perplexity 12.34, tokens a second " in last
+
+
 @pytest.mark.parametrize("objectives, said", [([1.0, 1.2], True), ([1.0, 0.9], False)])
 def test_it_is_said_when_all_stays_as_it_was(tmp_path, capsys, objectives, said):
     line, values = Line(), iter(objectives)

@@ -36,6 +36,14 @@ _WORSE = 1.0
 """Nats above where it began at which what is validated has diverged: a model that has forgotten
 all says every token alike, and may lose no more than three."""
 
+_SHOWN = {
+    "loss": "loss",
+    "bits_per_token": "bits a token",
+    "perplexity": "perplexity",
+    "tokens_per_second": "tokens a second",
+}
+"""Of what is logged, what a terminal shows, and as what."""
+
 Figures = dict[str, float]
 
 
@@ -186,7 +194,7 @@ class Loop:
             self._validate(phase, state)
         self.module.train()
         timer, timed = time.monotonic(), state.step
-        for step in progress(range(state.step, phase.steps), phase.name):
+        for step in progress(range(state.step, phase.steps), phase.name, self._last_figures):
             value, figures = self._step(number, step, optimiser)
             self._check(phase, step, value, state)
             if step % phase.log_every == 0 or step == phase.steps - 1:
@@ -201,7 +209,7 @@ class Loop:
             if phase.patience and state.without_gain >= phase.patience:
                 break
             self._save(number, optimiser, state)
-        if state.step and state.best == state.first:
+        if phase.validate and state.step and state.best == state.first:
             print(f"{phase.name}: no step was a gain; all stays as it was", file=sys.stderr)
         if state.best_state is not None:
             self.module.load_state_dict(state.best_state, strict=False)
@@ -269,6 +277,13 @@ class Loop:
         if self.accelerator.is_main_process:
             finite = {name: value for name, value in figures.items() if math.isfinite(value)}
             self.log.add({"phase": phase, "step": step, **finite})
+
+    def _last_figures(self) -> str:
+        """What was noted last, for who watches the terminal."""
+        if not self.log.entries:
+            return ""
+        shown = {name: value for name, value in self.log.entries[-1].items() if name in _SHOWN}
+        return ", ".join(f"{_SHOWN[name]} {value:.4g}" for name, value in shown.items())
 
     def _check(self, phase: Phase, step: int, loss: float, state: _Progress) -> None:
         """Raise TrainingError when the loss is no number, or far above what it has been."""
