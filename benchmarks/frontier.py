@@ -27,9 +27,7 @@ RISES = (0.02, 0.04, 0.06, 0.10)
 
 def main(
     results: Annotated[list[Path], typer.Argument(help="results/<experiment>; several are joined")],
-    against: Annotated[
-        str, typer.Option(help="the curve of whose bits the others have a share")
-    ] = "klt",
+    against: Annotated[str, typer.Option(help="the curve that BD-rates are against")] = "klt",
 ) -> None:
     """Print the points, then one row a split and curve."""
     files = evaluations(results)
