@@ -2,7 +2,13 @@
 
 
 class SplitcodecError(Exception):
-    """Base of all errors this package raises on purpose; the command line prints it as one line."""
+    """Base of all errors this package raises on purpose; the command line prints it as one line.
+
+    It may quote a file: what a terminal would take for an order is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
 class SettingsError(SplitcodecError):
@@ -26,9 +32,5 @@ class TrainingError(SplitcodecError):
 
 
 def reason_of(error: Exception | str) -> str:
-    """What an error of a library says, on one line and cut where a reader would stop.
-
-    It may quote a file: what a terminal would take for an order is left out.
-    """
-    said = "".join(c if c.isprintable() else " " for c in str(error))
-    return f"{' '.join(said.split()):.300}"
+    """What an error of a library says, on one line and cut where a reader would stop."""
+    return f"{' '.join(str(error).split()):.300}"
