@@ -22,11 +22,6 @@ def density_at(density, channel, places):
 
 
 @pytest.mark.parametrize("channel", [0, 1, 2])
-def test_it_has_as_many_coefficients_as_published():
-    assert COEFFICIENTS == 60
-    assert FourierBasis(3).coefficients.shape == (3, 60, 2), "real and imaginary"
-
-
 def test_a_bins_mass_is_the_integral_of_the_squared_sum(channel):
     density = shaped()
     grid = torch.linspace(-1, 1, 200_001, dtype=torch.float64)
@@ -75,3 +70,8 @@ def test_it_learns_several_modes():
         optimiser.step()
     entropy = -(shares * shares.log2()).sum().item()
     assert density.bits(values).mean().item() < entropy + 0.1
+
+
+def test_it_has_as_many_coefficients_as_published():
+    assert COEFFICIENTS == 60
+    assert FourierBasis(3).coefficients.shape == (3, 60, 2), "real and imaginary"
