@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from splitcodec.codecs.levels import Known, in_steps
+from splitcodec.codecs.networks import Past
 from splitcodec.codecs.rounding import CACHED_TOKENS, distances, doubtful
-from splitcodec.codecs.transform import Past, TransformCodec
+from splitcodec.codecs.transform import TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
 

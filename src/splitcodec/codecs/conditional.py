@@ -20,9 +20,9 @@ from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import UNIT, Known, in_steps
-from splitcodec.codecs.networks import CausalNetwork, Memory
+from splitcodec.codecs.networks import CausalNetwork, Memory, Past
 from splitcodec.codecs.rounding import distances, near_half, straight_through
-from splitcodec.codecs.transform import CHANNELWISE, Past, TransformCodec
+from splitcodec.codecs.transform import CHANNELWISE, TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.location_scale import (

@@ -25,8 +25,8 @@ from splitcodec.codecs.guard import Signals
 from splitcodec.codecs.hyperparameters import DirectAccessHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import Known, in_steps
+from splitcodec.codecs.networks import Past
 from splitcodec.codecs.rounding import straight_through
-from splitcodec.codecs.transform import Past
 from splitcodec.coding.entropy import Decoder
 from splitcodec.densities.location_scale import log_scales_at, table_positions
 

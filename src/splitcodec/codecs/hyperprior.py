@@ -14,8 +14,8 @@ from splitcodec.codecs.conditional import FLOAT32_ERROR, ConditionalCodec
 from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.levels import Known, in_steps
+from splitcodec.codecs.networks import Past
 from splitcodec.codecs.rounding import distances, doubtful, near_half
-from splitcodec.codecs.transform import Past
 from splitcodec.coding.entropy import Decoder
 from splitcodec.errors import BitstreamError
 

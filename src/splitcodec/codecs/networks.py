@@ -1,6 +1,7 @@
-"""The small causal transformers inside learned codecs: whole sequences at once, or by steps."""
+"""The small causal transformers inside learned codecs, and what they remember between steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,25 @@ class Memory:
     def _with_room(self, kept: Tensor) -> Tensor:
         """At least twice as much, so that a token costs the same however many there are."""
         return functional.pad(kept, (0, 0, 0, max(kept.shape[2], self.tokens)))
+
+
+@dataclass
+class Past:
+    """What one end of a stream remembers of the `tokens` so far.
+
+    `memories` of each network by its name; `latent` (batch, kept) and `deviation` (batch, channels)
+    float64: as decoded, of the last token.
+    """
+
+    tokens: int = 0
+    memories: dict[str, list[Memory]] = field(default_factory=dict)
+    latent: Tensor | None = None
+    deviation: Tensor | None = None
+
+    def copy(self) -> Self:
+        """A past that goes on by itself; what is remembered is shared, and only added to."""
+        memories = {name: list(map(replace, own)) for name, own in self.memories.items()}
+        return replace(self, memories=memories)
 
 
 class CausalBlock(nn.Module):

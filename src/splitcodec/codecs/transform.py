@@ -21,7 +21,7 @@ float32: it is the same up to the order of summation, about 1e-6 of its size.
 
 import copy
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields
 from typing import Any, Self
 
 import torch
@@ -34,7 +34,7 @@ from splitcodec.codecs.checksum import seal, trim, unseal
 from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.levels import Known, Levels
-from splitcodec.codecs.networks import Memory
+from splitcodec.codecs.networks import Past
 from splitcodec.codecs.rounding import product
 from splitcodec.codecs.streaming import CheckedStream
 from splitcodec.coding import entropy
@@ -59,25 +59,6 @@ _LARGEST_LATENT = 2.0**26
 """In quantiser steps: symbols have 32 bits, tables may start 2²⁸ away, and levels be 2⁴ finer."""
 _FEW = 1 / 4
 """Places a token that cost less one by one than all values of all tokens together."""
-
-
-@dataclass
-class Past:
-    """What one end of a stream remembers of the `tokens` so far.
-
-    `memories` of each network by its name; `latent` (batch, kept) and `deviation` (batch, channels)
-    float64: as decoded, of the last token.
-    """
-
-    tokens: int = 0
-    memories: dict[str, list[Memory]] = field(default_factory=dict)
-    latent: Tensor | None = None
-    deviation: Tensor | None = None
-
-    def copy(self) -> Self:
-        """A past that goes on by itself; what is remembered is shared, and only added to."""
-        memories = {name: list(map(replace, own)) for name, own in self.memories.items()}
-        return replace(self, memories=memories)
 
 
 class TransformCodec(Codec):
