@@ -191,41 +191,44 @@ def standard(stream: TextIO | None, name: str) -> BinaryIO:
 
 
 def read_front_to_back(
-    file: BinaryIO, most_values: int = MOST_VALUES, alone: bool = False
+    file: BinaryIO,
+    most_values: int = MOST_VALUES,
+    alone: bool = False,
+    source: Path = STANDARD_INPUT,
 ) -> tuple[Header, Iterator[tuple[int, bytes]]]:
     """Header, and tokens and payload of each sequence as it comes: of what cannot be sought in.
 
     A pipe or a socket, say. Raises BitstreamError as `Container.open` does, for damage where it is
     met: only when the iterator has ended is it known that the stream was whole. Nothing may follow
-    one that comes `alone`.
+    one that comes `alone`. Messages call it `source`.
     """
-    header, seed = _read_header(STANDARD_INPUT, file)
-    _check_size(STANDARD_INPUT, header, most_values)
-    return header, _chunks(file, header, seed, alone)
+    header, seed = _read_header(source, file)
+    _check_size(source, header, most_values)
+    return header, _chunks(file, source, header, seed, alone)
 
 
 def _chunks(
-    file: BinaryIO, header: Header, seed: bytes, alone: bool
+    file: BinaryIO, source: Path, header: Header, seed: bytes, alone: bool
 ) -> Iterator[tuple[int, bytes]]:
     entries: list[tuple[int, int]] = []
     while start := file.read(len(_NO_MORE)):
         if start == _NO_MORE:
             expected = _end_of_file(seed, np.array(entries, _ENTRY))
             if start + file.read(len(expected) - len(start)) != expected:
-                raise _damaged(STANDARD_INPUT, "its end does not match what came before")
+                raise _damaged(source, "its end does not match what came before")
             if alone and file.read(1):
-                raise _damaged(STANDARD_INPUT, "it goes on after its end")
+                raise _damaged(source, "it goes on after its end")
             return
         tokens, size = _CHUNK.unpack((start + file.read(4)).ljust(_CHUNK.size, b"\0"))
         if tokens > header.longest:
-            raise _damaged(STANDARD_INPUT, "a sequence is longer than the header says")
+            raise _damaged(source, "a sequence is longer than the header says")
         payload, checksum = _up_to(file, size), file.read(_CHECKSUM.size)
         expected = _CHECKSUM.pack(_chunk_checksum(seed, len(entries), tokens, payload))
         if len(payload) < size or checksum != expected:
-            raise _damaged(STANDARD_INPUT, f"chunk {len(entries)} does not match its checksum")
+            raise _damaged(source, f"chunk {len(entries)} does not match its checksum")
         entries.append((tokens, size))
         yield tokens, payload
-    raise _damaged(STANDARD_INPUT, "it ends before its index: it was cut off, or never finished")
+    raise _damaged(source, "it ends before its index: it was cut off, or never finished")
 
 
 def _check_size(path: Path, header: Header, most_values: int) -> None:

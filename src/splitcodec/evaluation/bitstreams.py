@@ -214,7 +214,8 @@ def _opened(bitstream: Path) -> tuple[Path, Header, Iterator[tuple[int, bytes]]]
         file = standard(sys.stdin, "input")
         return STANDARD_INPUT, *read_front_to_back(file, alone=True)
     if bitstream.is_fifo():
-        return bitstream, *read_front_to_back(bitstream.open("rb"), alone=True)
+        file = bitstream.open("rb")
+        return bitstream, *read_front_to_back(file, alone=True, source=bitstream)
     container = Container.open(bitstream)
     return bitstream, container.header, container.chunks()
 
