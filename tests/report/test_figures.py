@@ -105,6 +105,16 @@ def test_rd_figure_says_what_a_reader_needs(points, references):
     assert axes.get_xlim()[0] < references["model_bits_per_token"]
 
 
+def test_rd_figure_shows_points_that_are_better_than_uncoded(points, references):
+    """A model that has learned the text may be."""
+    better = points.copy()
+    best = better[(better["split"] == 20) & (better["codec"] == "klt")].index[0]
+    better.loc[best, "cross_entropy"] = references["cross_entropy_uncoded"] - 0.35
+    better.loc[best, "perplexity"] = math.exp(better.loc[best, "cross_entropy"])
+    figure = rd_curve(better, MODEL, 20, references)
+    assert figure.axes[0].get_ylim()[0] < 0.99 * better.loc[best, "perplexity"]
+
+
 def test_rd_figure_says_how_far_from_possible(points, bounds):
     (own,) = (item for item in bounds if item["split"] == 20)
     (klt,) = (c for c in curves_of(points) if (c.name, c.split) == ("klt", 20))

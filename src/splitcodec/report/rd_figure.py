@@ -101,7 +101,7 @@ def _range(
         return max(limit or low, low), max([uncoded or 0, *values]) + 0.02
     if not uncoded:
         return min(max(min(values) / 2, 1e-5), limit / 10), min(1.3 * max(values), limit)
-    bottom = uncoded * 0.96
+    bottom = min(uncoded * 0.96, min(values) * 0.98)
     if references:
         bottom = min(bottom, math.exp(references["cross_entropy_low"]) * 0.99)
     return bottom, min(limit, max(1.1 * uncoded, 1.08 * max(values)))
