@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import subprocess
@@ -70,6 +71,18 @@ def test_processes_that_share_no_loss_learn_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "accelerator_for", lambda device: second)
     other, _ = run(tmp_path / "second")
     assert torch.equal(other.weight, alone.weight)
+
+
+def test_processes_exchange_gradients_once_a_step(tmp_path):
+    line, waited = Line(), []
+    accelerator = loop.accelerator_for(torch.device("cpu"))
+    shared = MagicMock(wraps=accelerator, process_index=0, num_processes=2, is_main_process=True)
+    shared.device = accelerator.device
+    shared.reduce = lambda values, how: values
+    shared.no_sync = lambda module: waited.append(module) or contextlib.nullcontext()
+    own = phase(line, steps=5, batches=3, parallel=line, validate=None)
+    Loop(line, [own], 0, "{}", tmp_path / "checkpoint", Log(), shared).run()
+    assert waited == [line] * 10, "all but the last batch of each step"
 
 
 def on_disk(folder):

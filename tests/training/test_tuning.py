@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from splitcodec.evaluation.fidelity import evaluate
 from splitcodec.splitting.changes import LEFT, RIGHT
 from splitcodec.training import loop
 from splitcodec.training.run import Material, recipe, train
+from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
 
 SPLIT = 2
 SMALL = {"side_channels": 4, "width": 16, "heads": 2, "steps": 3, "polish_steps": 0}
@@ -170,6 +172,33 @@ def test_the_hash_covers_what_changed_in_the_model(world, material, tmp_path):
     weights = {(folder / "codec.safetensors").read_bytes() for folder in folders}
     changes = {json.loads((f / "codec.json").read_text())["model_changes_sha256"] for f in folders}
     assert (len(weights), len(changes)) == (1, 2)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "back"])
+def test_a_checkpoint_of_other_material_is_not_used(world, material, tmp_path, mode):
+    """What a fit begins from is in its checkpoint: another sensitivity must not be lost."""
+    other = tmp_path / "other.safetensors"
+    train_store = world.activations(SPLIT, "train")
+    found = measure_sensitivity(world.model, {SPLIT: train_store}, 3, 1, 7)[SPLIT]
+    meaning = {key: train_store.metadata[key] for key in ("split", "model_hash")}
+    save_sensitivity(other, found, meaning)
+
+    def fitted(sensitivity, name, checkpoint):
+        tuning = {} if mode == "frozen" else TUNING
+        wanted = recipe("hyperprior", [0.01], 0, SMALL, "named", mode, tuning)
+        made = material | {"sensitivity": sensitivity}
+        made = Material(checkpoint=tmp_path / checkpoint, **made)
+        train(wanted, world.store(SPLIT, "train"), tmp_path / name, made)
+        return (tmp_path / name / "codec.safetensors").read_bytes()
+
+    fresh = fitted(other, "fresh", "a")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            "splitcodec.training.run.save_codec", MagicMock(side_effect=KeyboardInterrupt)
+        )
+        fitted(material["sensitivity"], "first", "b")
+    assert list(tmp_path.glob("b*")), "it was killed when all but the result was there"
+    assert fitted(other, "second", "b") == fresh
 
 
 @pytest.mark.parametrize(

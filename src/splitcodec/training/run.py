@@ -246,16 +246,17 @@ def _tune(
         tokens = read_tokens(material.tokens)
         codec = start_end_to_end(learning, wanted.codec, hyperparameters, tokens)
         draw, total = from_tokens(tokens, original, by_kl), len(tokens.sequences)
-        source = sha256_of_file(material.tokens)
+        sources = [sha256_of_file(material.tokens)]
     else:
         fitted = not is_baseline(wanted.codec)
         codec = _fit(wanted, stored, material, log) if fitted else None
         codec = codec or build_codec(wanted.codec, stored.channels, hyperparameters)
         references = _references(stored, material) if by_kl else None
         draw, total = from_stores(stored, references, original.device), len(stored)
-        source = stored.metadata["data_hash"]
+        sources = [stored.metadata["data_hash"]]
+        sources += [sha256_of_file(material.sensitivity)] if fitted else []
     recipe = recipe_of(
-        data=[source, stored.metadata["model_hash"], split, validation.metadata["data_hash"]],
+        data=[stored.metadata["model_hash"], split, validation.metadata["data_hash"], *sources],
         codec=[wanted.codec, hyperparameters],
         mode=wanted.mode,
         tuning=wanted.tuning.model_dump(),
