@@ -69,7 +69,8 @@ def positions(codec):
     latent, side = codec.latent(DATA - means), _side(codec)
     if isinstance(codec, Hyperprior):
         return codec._from_side(side, known, None)[1]
-    return codec.quantise(DATA - means, latent, known, side, None)[1]
+    exact = codec.exact().latent((DATA - means).double())
+    return codec._quantised(exact, known, side)[3]
 
 
 def _known(codec):
@@ -354,8 +355,8 @@ def test_nor_on_compilation(codec):
         ran.add(output.dtype)
         return output * (1 + 2 * torch.finfo(output.dtype).eps)
 
-    for network in (codec.prediction, codec.exact().prediction):
-        network.compile(backend=differently)
+    for layer in (*codec.prediction, *codec.exact().prediction):
+        layer.compile(backend=differently)
     assert codec.compress(DATA, LENGTHS) == streams
     assert torch.equal(symbols_of(codec, streams), expected)
     codec.decompress(streams, LENGTHS)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from splitcodec.codecs.levels import Known, in_steps
 from splitcodec.codecs.networks import Past
-from splitcodec.codecs.rounding import CACHED_TOKENS, distances, doubtful
+from splitcodec.codecs.rounding import blocks, distances, doubtful
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
@@ -22,14 +22,10 @@ class ChannelwiseCodec(TransformCodec):
         self, coder: Encoder, deviation: Tensor, known: Known, mask: Tensor, past: Past | None
     ) -> list[Tensor]:
         """Tokens in order, channels within a token."""
-        tokens, steps = deviation.flatten(0, 1), known.steps
-        size = CACHED_TOKENS if tokens.device.type == "cpu" else len(tokens)
-        parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
-        own = [steps.flatten(0, 1)[part] if self.levels else steps for part in parts]
+        tokens, flat, errors = deviation.flatten(0, 1), known.flat(), self.float32_errors()
         symbols = torch.empty(len(tokens), self.kept, dtype=torch.int32, device=tokens.device)
-        errors = self.float32_errors()
-        for part, its_steps in zip(parts, own, strict=True):
-            symbols[part] = self._symbols(tokens[part], its_steps, errors)
+        for part in blocks(tokens):
+            symbols[part] = self._symbols(tokens[part], flat.rows(part).steps, errors)
         symbols = symbols.view(*mask.shape[:2], self.kept)
         coder.put(symbols, self._indexes(known, mask), self.tables("latent"))
         return [symbols]

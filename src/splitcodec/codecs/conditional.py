@@ -121,11 +121,10 @@ class ConditionalCodec(TransformCodec):
         """See TransformCodec."""
         latent = self.latent(deviation)
         side = self._side_symbols(deviation, latent, known, past)
-        symbols, positions, signals = self.quantise(deviation, latent, known, side, past)
+        symbols, indexes, signals = self.quantise(deviation, latent, known, side, past)
         if self.side_density:
             coder.put(side, self._side_indexes(mask), self.tables("side"))
-        signals.within(mask[..., 0]).put(coder, positions.shape)
-        indexes = positions.round_().to(torch.int32)
+        signals.within(mask[..., 0]).put(coder, indexes.shape)
         if not mask.all():
             indexes.masked_fill_(~mask, -1)
         coder.put(symbols, indexes, self.tables("latent"))
@@ -155,9 +154,9 @@ class ConditionalCodec(TransformCodec):
     def quantise(
         self, deviation: Tensor, latent: Tensor, known: Known, side: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor, Signals]:
-        """Symbols (int32), where their scales lie among the tables, and what must be signalled.
+        """Symbols and the tables of their scales, and what must be signalled.
 
-        The first two (batch, tokens, kept); positions round to what float64 finds. `latent`: of the
+        The first two (batch, tokens, kept) int32, as float64 finds them. `latent`: of the
         deviation, in float32; `side`: integer side values.
         """
         raise NotImplementedError

@@ -94,7 +94,8 @@ class DirectAccess(ConditionalCodec):
         """See ConditionalCodec."""
         exact = self.exact().latent(deviation.double())
         symbols, _, _, positions = self._quantised(exact, known, side, past)
-        return symbols.to(torch.int32), positions, Signals.everywhere(positions)
+        indexes = positions.round().to(torch.int32)
+        return symbols.to(torch.int32), indexes, Signals.everywhere(positions)
 
     def dequantise(
         self,

@@ -15,7 +15,7 @@ from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.levels import Known, in_steps
 from splitcodec.codecs.networks import Past
-from splitcodec.codecs.rounding import distances, doubtful, near_half
+from splitcodec.codecs.rounding import blocks, distances, doubtful, near_half
 from splitcodec.coding.entropy import Decoder
 from splitcodec.errors import BitstreamError
 
@@ -62,28 +62,45 @@ class Hyperprior(ConditionalCodec):
         """See ConditionalCodec; float64 only for tokens of which float32 leaves something open."""
         if past:
             return self._quantise_exactly(deviation, known, side, past)
-        exact = self.exact()
-        mean, positions = self._roughly_from_side(side, known)
-        residual = in_steps(latent - mean, known.steps)
-        symbols = residual.round()
-        unsure = near_half(distances(positions, positions.round()), BOUND + FLOAT32_ERROR)
-        steps = known.steps.flatten(0, 1) if self.levels else 1.0
-        off = distances(residual, symbols).flatten(0, 1)
-        bounds = self.float32_errors()
-        tokens, _ = doubtful(deviation.flatten(0, 1), off, bounds, FLOAT32_ERROR, steps)
-        unsure.view(-1)[tokens] = True
+        states = self.prediction.states(self.with_level(side.float(), known))
+        symbols, indexes, unsure = self._quantise_roughly(deviation, latent, known, states)
         unsure[:, -1] = True  # so that there are always some that show what float32 does
+        exact, own = self.exact(), known.rows(unsure)
         inputs = exact.with_level(side.double(), known)
         outputs = exact.prediction.at(inputs, *unsure.nonzero(as_tuple=True))
-        own = known.rows(unsure)
-        true_mean, true_positions = exact.positions_from(outputs, own)
-        errors = true_mean - mean[unsure], true_positions - positions[unsure]
+        found = mean, positions = exact.positions_from(outputs, own)
+        rough = self.positions_from(self.prediction.outputs(states[unsure]), own)
+        errors = (true - near for true, near in zip(found, rough, strict=True))
         if not all((error.abs() <= FLOAT32_ERROR / 2).all() for error in errors):
             return self._quantise_exactly(deviation, known, side, past)
-        true_latent = exact.latent(deviation[unsure].double())
-        symbols[unsure] = in_steps(true_latent - true_mean, own.steps).round_().to(symbols)
-        positions[unsure] = true_positions.round().to(positions)
-        return symbols.to(torch.int32), positions, Signals.of(true_positions, unsure)
+        residual = exact.latent(deviation[unsure].double()) - mean
+        symbols[unsure] = in_steps(residual, own.steps).round_().to(torch.int32)
+        indexes[unsure] = positions.round().to(torch.int32)
+        return symbols, indexes, Signals.of(positions, unsure)
+
+    def _quantise_roughly(
+        self, deviation: Tensor, latent: Tensor, known: Known, states: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols and tables by float32, and the tokens (batch, tokens) that it leaves open.
+
+        `states`: of the prediction, float32.
+        """
+        shape, bounds = latent.shape, self.float32_errors()
+        deviation, latent, states = (part.flatten(0, 1) for part in (deviation, latent, states))
+        symbols, indexes = (torch.empty_like(latent, dtype=torch.int32) for _ in range(2))
+        unsure = torch.empty_like(latent[:, 0], dtype=torch.bool)
+        flat = known.flat()
+        for part in blocks(latent):
+            own = flat.rows(part)
+            mean, positions = self.positions_from(self.prediction.outputs(states[part]), own)
+            residual = in_steps(latent[part] - mean, own.steps)
+            rounded, nearest = residual.round(), positions.round()
+            off = distances(residual, rounded)
+            tokens, _ = doubtful(deviation[part], off, bounds, FLOAT32_ERROR, own.steps)
+            unsure[part] = near_half(distances(positions, nearest), BOUND + FLOAT32_ERROR)
+            unsure[part][tokens] = True
+            symbols[part], indexes[part] = rounded, nearest
+        return symbols.view(shape), indexes.view(shape), unsure.view(shape[:2])
 
     def _quantise_exactly(
         self, deviation: Tensor, known: Known, side: Tensor, past: Past | None
@@ -91,8 +108,8 @@ class Hyperprior(ConditionalCodec):
         """The same, all in float64."""
         mean, positions = self._from_side(side, known, past)
         residual = self.exact().latent(deviation.double()) - mean
-        symbols = in_steps(residual, known.steps).round_()
-        return symbols.to(torch.int32), positions, Signals.everywhere(positions)
+        symbols = in_steps(residual, known.steps).round_().to(torch.int32)
+        return symbols, positions.round().to(torch.int32), Signals.everywhere(positions)
 
     def dequantise(
         self,
@@ -125,5 +142,10 @@ class Hyperprior(ConditionalCodec):
         self, side: Tensor, known: Known, past: Past | None = None
     ) -> tuple[Tensor, Tensor]:
         """The same by the float32 network, float32."""
-        inputs = self.with_level(side.float(), known)
-        return self.exact().positions_from(self.prediction(inputs), known)
+        states = self.prediction.states(self.with_level(side.float(), known)).flatten(0, 1)
+        mean, positions = (states.new_empty(len(states), self.kept) for _ in range(2))
+        flat = known.flat()
+        for part in blocks(states):
+            outputs = self.prediction.outputs(states[part])
+            mean[part], positions[part] = self.positions_from(outputs, flat.rows(part))
+        return mean.view(*side.shape[:2], -1), positions.view(*side.shape[:2], -1)

@@ -142,6 +142,11 @@ class Known:
         levels = None if self.levels is None else self.levels[:, token]
         return Known(self.offsets[..., token, :], levels)
 
-    def rows(self, chosen: Tensor | tuple[int, slice]) -> "Known":
-        """Of some tokens: (batch, tokens) bool, or a row and a slice of it; levels alone."""
+    def flat(self) -> "Known":
+        """Of the tokens of all sequences, one after the other; levels alone."""
+        return Known(self.offsets, None if self.levels is None else self.levels.flatten(0, 1))
+
+    def rows(self, chosen: Tensor | slice | tuple[int, slice]) -> "Known":
+        """Of some tokens: (batch, tokens) bool, a row and a slice of it, or a slice of what `flat`
+        gives; levels alone."""
         return Known(self.offsets, None if self.levels is None else self.levels[chosen])

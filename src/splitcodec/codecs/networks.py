@@ -124,20 +124,29 @@ class CausalNetwork(nn.Sequential):
 
         In pieces as on whole sequences, up to rounding, and each token at its own cost.
         """
-        first, *blocks, norm, last = self
+        return self.outputs(self.states(inputs, memories))
+
+    def states(self, inputs: Tensor, memories: list[Memory] | None = None) -> Tensor:
+        """What `outputs` are computed of, (batch, tokens, width)."""
+        first, *blocks, _, _ = self
         states = first(inputs)
         for block, memory in zip(blocks, memories or [None] * len(blocks), strict=True):
             states = block(states, memory)
+        return states
+
+    def outputs(self, states: Tensor) -> Tensor:
+        """Of states (…, width), each token by itself."""
+        *_, norm, last = self
         return last(norm(states))
 
     def at(self, inputs: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         """Outputs at some places only, (places, outputs); the last block works for them alone."""
-        first, *blocks, norm, last = self
+        first, *blocks, _, _ = self
         states = first(inputs)
         for block in blocks[:-1]:
             states = block(states)
         chosen = blocks[-1].at(states, rows, tokens) if blocks else states[rows, tokens]
-        return last(norm(chosen))
+        return self.outputs(chosen)
 
     def step(self, inputs: Tensor, memories: list[Memory]) -> Tensor:
         """Outputs (batch, outputs) of the next token from its inputs (batch, inputs)."""

@@ -4,20 +4,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CACHED_TOKENS = 512
+_CACHED_TOKENS = 512
 """Tokens at a time, so that a processor's cache holds what is computed of them."""
+
+
+def blocks(tokens: Tensor) -> list[slice]:
+    """Those of tokens (tokens, …) that a processor's cache holds; on other devices all."""
+    size = _CACHED_TOKENS if tokens.device.type == "cpu" else max(1, len(tokens))
+    return [slice(first, first + size) for first in range(0, len(tokens), size)]
 
 
 def product(values: Tensor, matrix: Tensor) -> Tensor:
     """values (…, n) times the transpose of a matrix (m, n): (…, m)."""
     tokens = values.flatten(0, -2)
-    whole = torch.is_grad_enabled() or values.device.type != "cpu"
-    if whole or len(tokens) <= CACHED_TOKENS:
+    parts = blocks(tokens)
+    if torch.is_grad_enabled() or len(parts) == 1:
         return values @ matrix.T
     result = tokens.new_empty(len(tokens), len(matrix))
-    parts = tokens.split(CACHED_TOKENS), result.split(CACHED_TOKENS)
-    for part, into in zip(*parts, strict=True):
-        torch.mm(part, matrix.T, out=into)
+    for part in parts:
+        torch.mm(tokens[part], matrix.T, out=result[part])
     return result.unflatten(0, values.shape[:-1])
 
 
