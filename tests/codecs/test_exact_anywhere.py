@@ -65,8 +65,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @torch.no_grad()
 def positions(codec):
     """Where the scales of DATA lie among the tables, (3, 60, kept) float64."""
-    means, known = codec.means(None, 60)[0], _known(codec)
-    latent, side = codec.latent(DATA - means), _side(codec)
+    means, known, side = codec.means(None, 60)[0], _known(codec), _side(codec)
     if isinstance(codec, Hyperprior):
         return codec._from_side(side, known, None)[1]
     exact = codec.exact().latent((DATA - means).double())
