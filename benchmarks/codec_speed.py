@@ -353,11 +353,12 @@ def main() -> None:
     parser.add_argument("--activations", type=Path, required=True)
     parser.add_argument("--codec", type=Path, nargs="+", action="extend", required=True)
     parser.add_argument("--model", type=Path, help="to compare with its forward pass")
-    parser.add_argument("--sequences", type=int, default=4)
+    parser.add_argument("--sequences", type=int, default=16, help="at once, if there are so many")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
-    batch = Activations(args.activations).read(range(args.sequences))
+    activations = Activations(args.activations)
+    batch = activations.read(range(min(args.sequences, len(activations))))
     model = SplitModel.load(args.model) if args.model else None
     codecs = {f"{d.parent.name} {d.name}": load_codec(d)[0] for d in args.codec}
     for codec in codecs.values():

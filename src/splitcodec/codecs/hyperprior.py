@@ -128,8 +128,8 @@ class Hyperprior(ConditionalCodec):
         if not mask.all():
             indexes.masked_fill_(~mask, -1)
         symbols = coder.pop(indexes, self.tables("latent"))
-        increment = self.increment(symbols, positions, known)
-        return self.decoded(0.0, mean.float(), increment.float()), symbols
+        latent = mean.float().add_(self.increment(symbols, positions, known))
+        return self.reconstruct(latent), symbols
 
     def _from_side(self, side: Tensor, known: Known, past: Past | None) -> tuple[Tensor, Tensor]:
         """Mean of each latent and where its scale lies among the tables, float64."""
