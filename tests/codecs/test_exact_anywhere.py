@@ -197,6 +197,20 @@ def test_networks_on_which_float32_is_not_enough_code_as_well():
         assert torch.equal(torch.cat([part[kind] for part in parts]), expected[0])
 
 
+@pytest.mark.parametrize("levels", [0, 4])
+def test_batches_that_no_cache_holds_code_as_their_sequences_do(levels):
+    codec = fitted_hyperprior(levels=levels)
+    data, lengths = representations(4, 400), torch.tensor([400, 150, 400, 399])
+    streams = codec.compress(data, lengths)
+    decoded = codec.decompress(streams, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        own = data[row : row + 1, :length], lengths[row : row + 1]
+        assert codec.compress(*own) == [streams[row]]
+        torch.testing.assert_close(
+            codec.decompress([streams[row]], own[1])[0], decoded[row, :length]
+        )
+
+
 def test_symbols_do_not_depend_on_threads_or_libraries(codec):
     streams = codec.compress(DATA, LENGTHS)
     for count in (1, 2):
