@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic import MODEL, build, collect_points
 
@@ -8,6 +9,7 @@ from splitcodec.files import read_json
 from splitcodec.report.bounds_figure import (
     bounds_by_rate,
     correlation,
+    draw_statistics,
     statistics_by_split,
 )
 from splitcodec.report.table import read_points
@@ -41,10 +43,24 @@ def test_the_figure_has_a_point_a_split(tmp_path):
     points = read_points(collect_points(results))
     bounds = [read_json(path) for path in sorted(results.glob("bounds/*/*.json"))]
     table = statistics_by_split(points, MODEL, bounds)
-    assert sorted(table["split"]) == list(splits)
+    assert list(table["split"]) == list(splits)
     assert table["rate"].notna().all()
     figure = bounds_by_rate(points, MODEL, bounds)
     covariance, _, norm = figure.axes
     assert len(covariance.lines[0].get_xdata()) == 5
     assert "Spearman 1.00" in covariance.get_title()
     assert "no split" in norm.get_title()  # these bounds have no spectral norm
+
+
+def test_numbers_of_splits_hide_neither_each_other_nor_points():
+    generator = np.random.default_rng(0)
+    crowded = generator.normal(size=(30, 2)) * generator.uniform(0, 1, size=(30, 1)) ** 3
+    table = pd.DataFrame({"split": range(1, 31), "rate": crowded[:, 0]})
+    figure = draw_statistics(table.assign(bound=crowded[:, 1], other=crowded[:, 0]), "bits")
+    renderer = figure.canvas.get_renderer()
+    axes, _ = figure.axes
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert 5 < len(boxes) < 30
+    assert not any(box.count_overlaps(boxes[:n]) for n, box in enumerate(boxes))
+    places = axes.transData.transform(crowded[:, ::-1])
+    assert not any(box.contains(*place) for box in boxes for place in places)

@@ -8,7 +8,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from scipy.stats import pearsonr, spearmanr
 
 from splitcodec.files import read_json
@@ -20,6 +22,14 @@ from splitcodec.report.terms import terms_of
 
 CODEC = "klt"
 """The codec whose rate is compared: a closed form, the same at every split."""
+_NUMBER_SIZE, _GAP = 7, 2.5
+"""In points."""
+_CORNERS = {
+    (x, y): {"ha": {1: "left", -1: "right"}[x], "va": {1: "bottom", -1: "top"}[y]}
+    for y in (1, -1)
+    for x in (1, -1)
+}
+"""Of a point, on which its number may stand, and how it is aligned there."""
 _FEWEST = 4
 """With fewer splits a correlation has no interval."""
 
@@ -61,7 +71,8 @@ def statistics_by_split(
 ) -> pd.DataFrame:
     """A row a split: the rate at a loss of `INCREASE`, and each bound; gaps where none is known."""
     curves = {c.split: c for c in curves_of(points) if (c.model, c.name) == (model, CODEC)}
-    return pd.DataFrame([_row(item, curves.get(item["split"])) for item in bounds])
+    rows = [_row(item, curves.get(item["split"])) for item in bounds]
+    return pd.DataFrame(sorted(rows, key=lambda row: row["split"]))
 
 
 def _row(bound: dict[str, Any], curve: Curve | None) -> dict[str, Any]:
@@ -98,8 +109,16 @@ def bounds_by_rate(
 ) -> Figure:
     """Each bound against the rate at +5 % perplexity, or 0.05 nats of divergence of image models,
     a point a split, with both correlations."""
-    table = statistics_by_split(points, model, bounds)
     terms = terms_of(points[points["model"] == model])
+    table = statistics_by_split(points, model, bounds)
+    return draw_statistics(table, f"bits per {terms.unit}\nat {terms.level(INCREASE)}", width)
+
+
+def draw_statistics(table: pd.DataFrame, rate: str, width: float = WIDTH) -> Figure:
+    """The columns of `statistics_by_split` against its rate, which is said in words by `rate`.
+
+    A thin line goes from split to split; splits whose number would hide another have none.
+    """
     names = [name for name in table if name not in ("split", "rate")]
     with mpl.rc_context(PARAMETERS):
         figure, panels = new_figure(2.5, len(names), width, sharey=True)
@@ -109,17 +128,37 @@ def bounds_by_rate(
                 axes.set(xlabel=name, xticks=[])
                 axes.set_title("no split where both are known", fontsize=7)
                 continue
-            axes.plot(rows[name], rows["rate"], "o", color=INK, markersize=4)
-            for row in rows.itertuples(index=False):
-                place = {"xytext": (3, 3), "textcoords": "offset points", "color": FAINT}
-                axes.annotate(f"{row[0]:.0f}", (row[2], row[1]), fontsize=7, **place)
+            axes.plot(rows[name], rows["rate"], "o-", color=INK, markersize=3.5, linewidth=0.4)
             axes.set(xlabel=name)
             axes.margins(0.15)
             axes.set_title(_say(correlation(rows[name], rows["rate"])), fontsize=7)
         if table["rate"].isna().all():
             panels[0].set_yticks([])
-        panels[0].set_ylabel(f"{CODEC}: bits per {terms.unit}\nat {terms.level(INCREASE)}")
+        panels[0].set_ylabel(f"{CODEC}: {rate}")
+        figure.draw_without_rendering()  # where points lie is known from here on
+        for axes, name in zip(panels, names, strict=True):
+            rows = table[["split", "rate", name]].astype(float).dropna()
+            _number(axes, rows["split"], rows[[name, "rate"]].to_numpy())
     return figure
+
+
+def _number(axes: Axes, splits: pd.Series, points: np.ndarray) -> None:
+    """Write its split at a corner of each of `points` (splits, 2) that has room for it."""
+    places = axes.transData.transform(points) * 72 / axes.figure.dpi if len(points) else []
+    taken = [Bbox([place - _GAP, place + _GAP]) for place in places]
+    for split, point, place in zip(splits, points, places, strict=True):
+        text = f"{split:.0f}"
+        size = np.array([0.6 * len(text), 0.8]) * _NUMBER_SIZE
+        for corner, aligned in _CORNERS.items():
+            ends = place + _GAP * np.array(corner), place + (_GAP + size) * corner
+            box = Bbox([np.minimum(*ends), np.maximum(*ends)])
+            if not box.count_overlaps(taken):
+                taken.append(box)
+                offset = {"xytext": _GAP * np.array(corner), "textcoords": "offset points"}
+                axes.annotate(
+                    text, point, fontsize=_NUMBER_SIZE, color=FAINT, **offset, **aligned
+                )
+                break
 
 
 def _say(found: Correlation | None) -> str:
