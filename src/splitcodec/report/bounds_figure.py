@@ -155,9 +155,7 @@ def _number(axes: Axes, splits: pd.Series, points: np.ndarray) -> None:
             if not box.count_overlaps(taken):
                 taken.append(box)
                 offset = {"xytext": _GAP * np.array(corner), "textcoords": "offset points"}
-                axes.annotate(
-                    text, point, fontsize=_NUMBER_SIZE, color=FAINT, **offset, **aligned
-                )
+                axes.annotate(text, point, fontsize=_NUMBER_SIZE, color=FAINT, **offset, **aligned)
                 break
 
 
