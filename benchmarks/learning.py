@@ -121,6 +121,8 @@ def main(
     tokens: Annotated[int, typer.Option(help="a step")] = 512,
 ) -> None:
     """Polish, validate, print."""
+    if unknown := set(change) - CHANGES.keys():
+        raise typer.BadParameter(f"{', '.join(unknown)}: it is one of {', '.join(CHANGES)}")
     data, data.model, data.validation = material(results, model, split)
     data.references = Activations(results / f"activations/{model.name}/final/train.parquet")
     data.model.requires_grad_(False)
@@ -129,7 +131,7 @@ def main(
         folder = results / f"codecs/{model.name}/split{split}/{codec}/lambda{own}-seed0"
         for name in change:
             weight, before, after = polished(folder, CHANGES[name], data, steps, tokens)
-            rows = {name: after} if table.rows and name != change[0] else {"": before, name: after}
+            rows = ({"before": before} if name == change[0] else {}) | {name: after}
             for label, found in rows.items():
                 figures = (f"{found[key]:.5f}" for key in ("distortion", "loss"))
                 table.add_row(f"{weight:g}", label, f"{found['bits_per_token']:,.1f}", *figures)
