@@ -88,7 +88,7 @@ class Hyperprior(ConditionalCodec):
         shape, bounds = latent.shape, self.float32_errors()
         deviation, latent, states = (part.flatten(0, 1) for part in (deviation, latent, states))
         symbols, indexes = (torch.empty_like(latent, dtype=torch.int32) for _ in range(2))
-        unsure = torch.empty_like(latent[:, 0], dtype=torch.bool)
+        unsure = latent.new_empty(len(latent), dtype=torch.bool)
         flat = known.flat()
         for part in blocks(latent):
             own = flat.rows(part)
