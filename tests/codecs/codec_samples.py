@@ -10,10 +10,15 @@ from splitcodec.codecs.catalogue import hyperparameters_of
 from splitcodec.codecs.conditional import ConditionalCodec
 from splitcodec.codecs.direct_access import DirectAccess
 from splitcodec.codecs.factorised import Factorised
-from splitcodec.codecs.hyperparameters import FactorisedHyperparameters, KltHyperparameters
+from splitcodec.codecs.hyperparameters import (
+    FactorisedHyperparameters,
+    KltHyperparameters,
+    TrellisHyperparameters,
+)
 from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt, fit_klt
 from splitcodec.codecs.levels import TokenWeights
+from splitcodec.codecs.trellis import Trellis
 
 CHANNELS = 24
 VOCABULARY = 300
@@ -63,6 +68,16 @@ def with_tokens() -> Klt:
     return codec.eval()
 
 
+def fitted_trellis(rate_weight: float = RATE_WEIGHT) -> Trellis:
+    """The closed form's channels with a trellis."""
+    klt = fitted_klt(rate_weight)
+    codec = Trellis("trellis", CHANNELS, TrellisHyperparameters(), klt.kept)
+    codec.start_from(klt)
+    codec.fit(representations(1, 4097)[0, 1:] - codec.mean, SENSITIVITY, rate_weight)
+    codec.update()
+    return codec.eval()
+
+
 def fitted_factorised(**changes) -> Factorised:
     """Started from the KLT; the densities have a shape, though nothing learnt."""
     torch.manual_seed(0)
@@ -99,6 +114,7 @@ fitted_direct_access = partial(fitted_conditional, DirectAccess, "direct-access"
 
 LEARNED = {
     "klt": fitted_klt,
+    "trellis": fitted_trellis,
     "factorised": fitted_factorised,
     "factorised-fourier": partial(fitted_factorised, density="fourier"),
     "hyperprior": fitted_hyperprior,

@@ -155,7 +155,7 @@ def test_weights_of_another_codec_with_a_hash_that_fits(tmp_path):
 
 
 def test_an_unknown_codec(tmp_path):
-    with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, factorised"):
+    with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, trellis, fact"):
         build_codec("vq", 8, {})
     klt = build("klt")
     klt.name = "vq"

@@ -107,4 +107,4 @@ def test_what_cannot_be_encoded_leaves_a_stream_as_it_was(any_codec):
 
 
 def test_every_learned_codec_is_meant():
-    assert {"klt", "factorised", "hyperprior", "direct-access"} <= set(LEARNED)
+    assert {"klt", "trellis", "factorised", "hyperprior", "direct-access"} <= set(LEARNED)

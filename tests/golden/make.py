@@ -39,6 +39,7 @@ KINDS = [
     "klt",
     "klt-tokens",
     "klt-levels",
+    "trellis",
     "factorised",
     "hyperprior",
     "direct-access",

@@ -110,6 +110,24 @@ def learned(codec, kind, tokens, payload, embedding):
     return (scale * q) @ codec["synthesis"].T + m
 
 
+def trellis(codec, tokens, payload):
+    """trellis: channels in order, all tokens of one at a time."""
+    (checksum,), stream = struct.unpack_from("<I", payload), Stream(payload[4:])
+    stream.under(codec, "latent")
+    kept = len(codec["analysis"])
+    q, values = np.zeros((tokens, kept), np.int32), np.zeros((tokens, kept))
+    a, b, c = np.zeros((3, tokens), int)
+    for channel in range(kept):
+        k = stream.symbols(codec["scale_index"][channel] + 64 * a)
+        q[:, channel], values[:, channel] = k, k - np.sign(k) * a / 2
+        a, b, c = a ^ b, c ^ (k % 2), a
+    stream.end()
+    assert CRC(q.tobytes()) == checksum
+    m = np.tile(codec["mean"], (tokens, 1))
+    m[0] = codec["first_mean"]
+    return values @ codec["synthesis"].T + m
+
+
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -230,6 +248,7 @@ def baseline(kind, coder, tokens, channels, payload):
     return levels * scales[:, np.arange(channels) // group]
 
 
+BASELINES = ["fp16", "int8", "int3"]
 PREDICTED = [
     "hyperprior",
     "hyperprior-levels",
@@ -240,7 +259,8 @@ PREDICTED = [
 
 
 @pytest.mark.parametrize(
-    "kind", ["klt", "klt-tokens", "klt-levels", "factorised", *PREDICTED, "fp16", "int8", "int3"]
+    "kind",
+    ["klt", "klt-tokens", "klt-levels", "factorised", "trellis", *PREDICTED, *BASELINES],
 )
 def test_a_stranger_decodes_the_golden_files(kind):
     folder = GOLDEN / kind
@@ -250,6 +270,8 @@ def test_a_stranger_decodes_the_golden_files(kind):
         if kind in PREDICTED:
             heads = json.loads((folder / "codec.json").read_text())["hyperparameters"]["heads"]
             found = predicted(codec, kind, tokens, payload, heads)
+        elif kind == "trellis":
+            found = trellis(codec, tokens, payload)
         elif header["coder"] == "ans":
             found = learned(codec, kind, tokens, payload, data.get("embedding"))
         else:

@@ -65,7 +65,7 @@ BAD = {
         "codecs.0.name",
         "vq",
         "codecs.0.codec",
-        "klt, factorised, hyperprior, direct-access",
+        "klt, trellis, factorised, hyperprior, direct-access",
     ),
     "baseline with λ": ("codecs.0.name", "int4", "codecs.0.name", "baselines"),
     "misspelt hyper-parameter": ("codecs.1.set.widht", 8, "codecs.1.set.widht", "mean width?"),

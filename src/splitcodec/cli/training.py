@@ -51,7 +51,9 @@ def pretrain(
 def train(
     codec: Annotated[
         str,
-        typer.Option(help="klt, factorised, hyperprior, direct-access; or, tuned, a baseline"),
+        typer.Option(
+            help="klt, trellis, factorised, hyperprior, direct-access; tuned, a baseline too"
+        ),
     ],
     activations: Annotated[Path, typer.Option(help="training store at the split")],
     out: Annotated[Path, typer.Option(help="directory of the codec")],

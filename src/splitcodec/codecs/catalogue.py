@@ -14,6 +14,7 @@ from splitcodec.codecs.hyperparameters import (
     HyperpriorHyperparameters,
     KltHyperparameters,
     NoHyperparameters,
+    TrellisHyperparameters,
 )
 from splitcodec.errors import SettingsError
 
@@ -25,6 +26,7 @@ LOG_RATE_WEIGHT_A_LEVEL = 0.4042
 
 LEARNED: dict[str, type[Hyperparameters]] = {
     "klt": KltHyperparameters,
+    "trellis": TrellisHyperparameters,
     "factorised": FactorisedHyperparameters,
     "hyperprior": HyperpriorHyperparameters,
     "direct-access": DirectAccessHyperparameters,

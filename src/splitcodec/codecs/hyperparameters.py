@@ -39,6 +39,12 @@ class KltHyperparameters(Hyperparameters):
     )
 
 
+class TrellisHyperparameters(KltHyperparameters):
+    """The closed form with trellis-coded quantisation."""
+
+    levels: Literal[0] = Field(0, description="none: all tokens have the same steps")
+
+
 class TrainedHyperparameters(KltHyperparameters):
     """Gradient steps from the closed form; defaults fit a CPU."""
 

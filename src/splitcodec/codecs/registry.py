@@ -20,11 +20,13 @@ from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.quantisers import HalfPrecision, IntegerQuantiser
 from splitcodec.codecs.transform import TransformCodec
+from splitcodec.codecs.trellis import Trellis
 from splitcodec.coding.entropy import check_tables
 from splitcodec.errors import InputError, reason_of
 
 _CLASSES: dict[str, Callable[..., Codec]] = {
     "klt": Klt,
+    "trellis": Trellis,
     "factorised": Factorised,
     "hyperprior": Hyperprior,
     "direct-access": DirectAccess,

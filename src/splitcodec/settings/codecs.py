@@ -125,8 +125,8 @@ def check_mode(codec: str, mode: Mode, changes: Mapping[str, Any], shared: Seque
     `changes` are its hyper-parameters, where they are not the defaults.
     """
     levels = changes.get("levels", 0)
-    if codec == "klt" and changes_front(mode):
-        raise ValueError("klt has no gradient; it goes with the modes frozen and back")
+    if codec in ("klt", "trellis") and changes_front(mode):
+        raise ValueError(f"{codec} has no gradient; it goes with the modes frozen and back")
     if levels and changes_front(mode):
         raise ValueError("levels follow the sensitivity of a fixed front; end to end has none")
     for name in ("tokens", "history"):

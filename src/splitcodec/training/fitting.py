@@ -16,14 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitcodec.activations.moments import moments_of, sample_tokens
+from splitcodec.activations.moments import Moments, Sample, moments_of, sample_tokens
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
 from splitcodec.codecs.catalogue import middle
-from splitcodec.codecs.hyperparameters import KltHyperparameters, TrainedHyperparameters
+from splitcodec.codecs.hyperparameters import (
+    KltHyperparameters,
+    TrainedHyperparameters,
+    TrellisHyperparameters,
+)
 from splitcodec.codecs.klt import Klt, fit_klt
 from splitcodec.codecs.registry import build_codec
 from splitcodec.codecs.transform import TransformCodec
+from splitcodec.codecs.trellis import Trellis
 from splitcodec.devices import device
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence
@@ -66,18 +71,32 @@ def fit_closed_form(
     seed: int,
 ) -> Klt:
     """The sensitivity-weighted KLT at one λ, or several."""
+    return _closed_form(
+        hyperparameters, data, rate_weights, *_statistics(hyperparameters, data, seed)
+    )
+
+
+def _statistics(
+    hyperparameters: KltHyperparameters, data: TrainingData, seed: int
+) -> tuple[Moments, Sample]:
+    """What the closed form needs to know of the training partition."""
     embedding = data.model.embedding if hyperparameters.tokens else None
     history = getattr(hyperparameters, "history", False)
     moments = moments_of(data.activations, history=history, embedding=embedding)
-    sample = sample_tokens(data.activations, hyperparameters.samples, seed, moments, embedding)
-    return fit_klt(
-        hyperparameters,
-        moments,
-        data.sensitivity.matrix,
-        sample,
-        rate_weights,
-        data.sensitivity.weights,
+    return moments, sample_tokens(
+        data.activations, hyperparameters.samples, seed, moments, embedding
     )
+
+
+def _closed_form(
+    hyperparameters: KltHyperparameters,
+    data: TrainingData,
+    rate_weights: Sequence[float],
+    moments: Moments,
+    sample: Sample,
+) -> Klt:
+    found = data.sensitivity
+    return fit_klt(hyperparameters, moments, found.matrix, sample, rate_weights, found.weights)
 
 
 def fit_from_klt(
@@ -121,8 +140,28 @@ def fit_klt_codec(
     return fit_closed_form(hyperparameters, data, rate_weights, seed)
 
 
+def fit_trellis(
+    hyperparameters: TrellisHyperparameters,
+    data: TrainingData,
+    rate_weights: Sequence[float],
+    seed: int,
+    checkpoint: Path,
+    log: Log,
+) -> Trellis:
+    """The closed form, then its trellis from the same tokens: nothing to log or resume."""
+    moments, sample = _statistics(hyperparameters, data, seed)
+    klt = _closed_form(hyperparameters, data, rate_weights, moments, sample)
+    codec = start("trellis", hyperparameters, klt)
+    deviation = sample.values - codec.mean
+    if codec.sends_tokens:
+        deviation -= sample.context @ codec.token_map.T
+    codec.fit(deviation, data.sensitivity.matrix, rate_weights[0])
+    return codec.eval()
+
+
 FITTERS: dict[str, Callable[..., Codec]] = {
     "klt": fit_klt_codec,
+    "trellis": fit_trellis,
     **{name: partial(fit_from_klt, name) for name in ("factorised", "hyperprior", "direct-access")},
 }
 """How a codec is fitted: (hyper-parameters, data, every λ, seed, checkpoint, log) to codec."""

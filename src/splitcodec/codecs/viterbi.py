@@ -1,0 +1,77 @@
+"""The search for the cheapest path through a trellis that chooses between two quantisers.
+
+Trellis-coded quantisation (Marcellin and Fischer 1990): the symbols so far tell which of two
+quantisers the next one belongs to, so that values lie as close as half a step without a bit that
+says which is meant, and the encoder looks for the sequence of least cost. The code is Ungerboeck's
+with eight states (1982, table I), by which quantisation is 1.1 dB better than rounding; 1.53 dB is
+all that there is. Its state are three bits:
+
+    a', b', c' = a xor b, c xor the symbol's parity, a          a names the quantiser
+
+All costs are integers, so that the path does not depend on the machine.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+_STATES = 8  # number a + 2 b + 4 c
+_SUMS = torch.tensor([0, 2, 3, 1, 4, 6, 7, 5])
+"""Of the states before states 0 1 4 5, which are those before 2 3 6 7; with c = 0, and with 1."""
+_ONCE_IN = 16
+"""Steps after which what all sums have in common is taken off, so that they fit into 32 bits."""
+_NOT_THE_FIRST = 1 << 28
+
+
+@dataclass(frozen=True)
+class State:
+    """Three bits after some symbols, all integers of one shape; `a` is the next quantiser's."""
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+
+    @classmethod
+    def first(cls, like: Tensor) -> Self:
+        """Before any symbol; of the shape, type and device of `like`."""
+        zero = torch.zeros_like(like)
+        return cls(zero, zero, zero)
+
+    def after(self, symbols: Tensor) -> Self:
+        """With one symbol more."""
+        return type(self)(self.a ^ self.b, self.c ^ (symbols & 1), self.a)
+
+
+def cheapest_path(costs: Tensor) -> Tensor:
+    """The branches of least sum, (steps, tokens) int64: 2 · quantiser + parity of each symbol.
+
+    `costs` (steps, 4, tokens) int32, below 2²⁴, of these branches at each step.
+    """
+    steps, _, tokens = costs.shape
+    order = _SUMS.to(costs.device)
+    taken = costs.new_empty(steps, _STATES, tokens, dtype=torch.bool)
+    sums = costs.new_full((_STATES, tokens), _NOT_THE_FIRST)
+    sums[0] = 0
+    for step, own in enumerate(costs.view(steps, 2, 2, 1, tokens)):  # quantiser, parity, any
+        # A state (c', b', a') comes of quantiser c', of parity b' if c was 0, or else of the other.
+        one, other = sums.index_select(0, order).view(2, 2, 1, 2, tokens)
+        one, other = one + own, other + own.flip(1)
+        torch.lt(other, one, out=taken[step].view(2, 2, 2, tokens))
+        sums = torch.minimum(one, other).view(_STATES, tokens)
+        if step % _ONCE_IN == 0:
+            sums -= sums[0].clone()
+    return _traced(taken, sums.argmin(0))
+
+
+def _traced(taken: Tensor, state: Tensor) -> Tensor:
+    """The branches (steps, tokens) of the paths that end at `state` (tokens,) int64."""
+    branches = torch.empty(len(taken), len(state), dtype=torch.int64, device=state.device)
+    for step in reversed(range(len(taken))):
+        other = taken[step].gather(0, state[None])[0]
+        # The second half of `_SUMS` is four more than the first.
+        quantiser, low = state >> 2, state & 1
+        torch.bitwise_xor(state >> 1, other, out=branches[step])
+        state = quantiser | (low ^ quantiser) << 1 | other.long() << 2
+    return branches

@@ -1,0 +1,80 @@
+"""Gaussians under two quantisers that take turns: of the even multiples of a step, and the odd.
+
+The first is uniform, of step one: symbol k stands for k. The second is shifted by half a step, and
+has zero as well, since at low rates most values are nearly that: ±k stands for ±(k − ½), 0 for 0.
+Dependent quantisation in VVC has the same two (Schwarz et al. 2021, "Quantization and entropy
+coding in the Versatile Video Coding standard", fig. 4).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from splitcodec.coding.entropy import Tables, quantise_tables
+from splitcodec.densities.location_scale import SCALES, Gaussian, table_scales
+
+_PRIOR = 30.0
+"""Symbols that the Gaussian shape counts as, against those that were seen."""
+
+
+class TwoQuantisers(nn.Module):
+    """Tables 0 … 63 are of the first quantiser for as many scales, 64 … 127 of the second.
+
+    They are Gaussian to begin with. Symbols that a search has chosen for their bits are not quite,
+    so tables learn from counts of them.
+    """
+
+    counts: Tensor
+    """How often each magnitude was seen under each table, (128, magnitudes) int32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        longest = max(map(_reach, table_scales().tolist()))
+        counts = torch.zeros(2 * SCALES, longest + 1, dtype=torch.int32)
+        self.register_buffer("counts", counts)
+
+    def count(self, magnitudes: Tensor, tables: Tensor) -> None:
+        """Take the frequencies of symbols without their sign under `tables`, of the same shape."""
+        longest = self.counts.shape[1]
+        there = magnitudes < longest
+        cells = (longest * tables.long() + magnitudes)[there]
+        found = torch.bincount(cells, minlength=self.counts.numel())
+        self.counts.copy_(found.view_as(self.counts))
+
+    def penalty(self) -> Tensor:
+        """What the shape adds to the training loss: nothing."""
+        return torch.zeros(())
+
+    @torch.no_grad()
+    def tables(self) -> Tables:
+        """Integer tables, symmetric about zero."""
+        rows, lowest = [], []
+        shapes = [(form, s) for form in (Gaussian().likelihood, _shifted) for s in table_scales()]
+        for (likelihood, scale), counts in zip(shapes, self.counts.double(), strict=True):
+            reach = _reach(float(scale))
+            support = torch.arange(-reach, reach + 1, dtype=torch.float64)
+            seen = counts[support.abs().long()] / 2
+            seen[reach] *= 2  # zero has no sign
+            rows.append((seen + _PRIOR * likelihood(support, scale)) / (counts.sum() + _PRIOR))
+            lowest.append(-reach)
+        return quantise_tables(rows, lowest)
+
+
+def _reach(scale: float) -> int:
+    return math.ceil(Gaussian.tail * scale) + 1
+
+
+def values_of(symbols: Tensor, shifted: Tensor) -> Tensor:
+    """What symbols stand for, of the shape and device of both; `shifted` is 0 or 1."""
+    return symbols - 0.5 * symbols.sign() * shifted
+
+
+def _shifted(symbols: Tensor, scale: Tensor) -> Tensor:
+    """Probability of each symbol of the second quantiser: of what is nearest to its value."""
+    distance = symbols.abs()
+    inner = torch.where(distance == 1, 0.25, distance - 1)
+    outer = torch.where(distance == 0, 0.25, distance)
+    tails = Gaussian().exceedance
+    mass = tails(inner / scale) - tails(outer / scale)
+    return torch.where(distance == 0, 1 - 2 * tails(outer / scale), mass)

@@ -1,0 +1,132 @@
+"""Trellis-coded quantisation: the search, the quantisers, and what they are worth."""
+
+import itertools
+
+import pytest
+import torch
+from codec_samples import (
+    CHANNELS,
+    MEAN,
+    RATE_WEIGHT,
+    divergence_of,
+    fitted_klt,
+    fitted_trellis,
+    representations,
+)
+
+from splitcodec.codecs.trellis import table_costs
+from splitcodec.codecs.viterbi import State, cheapest_path
+from splitcodec.densities.two_quantisers import TwoQuantisers, values_of
+
+
+@pytest.fixture(scope="module")
+def trellis():
+    return fitted_trellis()
+
+
+def branches_of(parities):
+    """2 · quantiser + parity of each symbol of these parities."""
+    state, branches = State.first(torch.tensor(0)), []
+    for parity in parities:
+        branches.append(2 * int(state.a) + parity)
+        state = state.after(torch.tensor(parity))
+    return branches
+
+
+def test_no_path_is_cheaper():
+    generator = torch.Generator().manual_seed(0)
+    costs = torch.randint(0, 1000, (7, 4, 20), dtype=torch.int32, generator=generator)
+    found = costs.gather(1, cheapest_path(costs)[:, None]).sum((0, 1))
+    paths = torch.tensor([branches_of(p) for p in itertools.product((0, 1), repeat=7)])
+    every = costs[torch.arange(7), paths].sum(1)
+    torch.testing.assert_close(found, every.amin(0), check_dtype=False)
+
+
+def test_the_path_is_one_that_the_decoder_walks():
+    generator = torch.Generator().manual_seed(1)
+    costs = torch.randint(0, 1 << 24, (200, 4, 5), dtype=torch.int32, generator=generator)
+    path = cheapest_path(costs)
+    for token in range(5):
+        own = path[:, token].tolist()
+        assert own == branches_of([branch % 2 for branch in own])
+
+
+def test_symbols_are_those_of_the_nearest_values():
+    """Each table's mass at a symbol is that of the values nearest to what it stands for."""
+    tables = TwoQuantisers().tables()
+    scale_of = [3, 30]
+    deviates = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
+    for shifted, scale_index in itertools.product((0, 1), scale_of):
+        scale = 0.11 * (64 / 0.11) ** (scale_index / 63)
+        symbols = torch.arange(-40, 41)
+        values = values_of(symbols, torch.full_like(symbols, shifted))
+        middles = (values[1:] + values[:-1]) / 2
+        found = torch.bincount(torch.bucketize(deviates * scale, middles), minlength=81)
+        row = 64 * shifted + scale_index
+        mass = tables.cumulative[row].diff() / 65536
+        lowest, used = int(tables.lowest[row]), int(tables.sizes[row]) - 2
+        expected = torch.zeros(81)
+        expected[40 + lowest : 40 + lowest + used] = mass[:used]
+        torch.testing.assert_close(found / len(deviates), expected, atol=3e-3, rtol=0)
+
+
+def test_costs_are_the_code_lengths_of_the_tables():
+    tables = TwoQuantisers().tables()
+    costs = table_costs(tables) / 1024
+    for row in (0, 40, 63, 64, 127):
+        start = -int(tables.lowest[row])
+        mass = tables.cumulative[row].diff()[start : start + 3] / 65536
+        torch.testing.assert_close(costs[row, :3].float(), -mass.log2(), atol=1e-3, rtol=0)
+
+
+def test_it_is_worth_what_a_trellis_is(trellis):
+    """Of the quarter of a bit that rounding loses at high rate, half a channel's comes back."""
+    fresh, lengths = representations(8, 200, seed=7)[:, 1:], torch.full((8,), 199)
+
+    def objective(codec):
+        with torch.no_grad():
+            found = codec(torch.cat([representations(8, 1), fresh], 1), lengths + 1)
+        return (
+            divergence_of(found.reconstruction[:, 1:] - fresh)
+            + RATE_WEIGHT * found.bits[:, 1:].mean().item()
+        )
+
+    plain, ours = objective(fitted_klt()), objective(trellis)
+    saved = (plain - ours) / RATE_WEIGHT / trellis.kept
+    assert 0.08 < saved < 0.25
+
+
+def test_streams_are_as_long_as_estimated(trellis):
+    data = representations(4, 300, seed=3), torch.full((4,), 300)
+    streams = trellis.compress(*data)
+    bits = 8 * sum(len(stream) - 8 for stream in streams)  # checksum and the coder's state
+    with torch.no_grad():
+        assert bits == pytest.approx(trellis(*data).bits.sum().item(), rel=0.01)
+
+
+def test_tokens_that_are_the_mean_have_symbols_too(trellis):
+    """Zero has no sign, and yet a parity."""
+    representation = MEAN.float().expand(2, 5, CHANNELS).clone()
+    lengths = torch.tensor([5, 3])
+    decoded = trellis.decompress(trellis.compress(representation, lengths), lengths)
+    with torch.no_grad():
+        expected = trellis(representation, lengths).reconstruction
+    torch.testing.assert_close(decoded, expected)
+
+
+def test_far_values_are_coded_as_exactly_as_near_ones(trellis):
+    representation = representations(1, 6, seed=5)
+    representation[0, 3] *= 3e4
+    lengths = torch.tensor([6])
+    decoded = trellis.decompress(trellis.compress(representation, lengths), lengths)
+    error = (decoded - representation) @ trellis.analysis.T
+    longer = (trellis.synthesis * trellis.analysis.T).sum(0) - 1
+    latent = (representation[0, 3] - MEAN.float()) @ trellis.analysis.T
+    assert (error[0, 3] - longer * latent).abs().max() < 3
+
+
+def test_a_lambda_at_which_nothing_is_coded():
+    codec = fitted_trellis(1e6)
+    assert codec.kept == 0
+    data = representations(2, 5), torch.tensor([5, 2])
+    assert torch.isfinite(codec.decompress(codec.compress(*data), data[1])).all()
