@@ -2,8 +2,9 @@
 
 The closed form on the validation partition of a run, as it is and with one thing changed: decoded
 values multiplied to the least squared error, or made longer; rounding that weighs bits (a smaller
-symbol where that costs less divergence + λ · bits), as video encoders do. Prints rate and
-divergence, and BD-rates at equal divergence. Rates are estimates. Example:
+symbol where that costs less divergence + λ · bits), as video encoders do, and the same decoded
+longer by what that shrinks; trellis-coded quantisation. Prints rate and divergence, and BD-rates at
+equal divergence. Rates are estimates. Example:
 `python benchmarks/leads.py results/default data/models/smollm2-135m --split 20`.
 """
 
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from splitcodec.activations.moments import sample_tokens
 from splitcodec.codecs.base import Estimate
-from splitcodec.codecs.hyperparameters import KltHyperparameters
+from splitcodec.codecs.hyperparameters import KltHyperparameters, TrellisHyperparameters
 from splitcodec.codecs.klt import Klt
-from splitcodec.training.fitting import fit_closed_form
+from splitcodec.codecs.trellis import Trellis
+from splitcodec.training.fitting import fit_closed_form, start
 
 
 class Changed:
@@ -39,18 +41,24 @@ class Changed:
 
 def variants(
     codec: Klt, sensitivity: Tensor, values: Tensor, weight: float
-) -> dict[str, Klt | Changed]:
+) -> dict[str, Klt | Trellis | Changed]:
     """The codec and its changes, by name; multiples are those of `values` (samples, channels)."""
     ones = torch.ones(codec.kept)
     latents = codec.latent(values - codec.mean)
     symbols = latents.round()
     closest = (latents * symbols).sum(0) / symbols.square().sum(0).clamp_min(1)
     frugal = rate_aware(codec, sensitivity, weight)
+    shrunk = (latents * frugal(latents)).sum(0)
+    longer = latents.square().sum(0) / shrunk.clamp_min(1e-9)
+    trellis = start("trellis", TrellisHyperparameters(), codec)
+    trellis.fit(values - codec.mean, sensitivity, weight)
     return {
         "as it is": codec,
         "closest multiple": Changed(codec, torch.round, closest.clamp(0.5, 1.5)),
         "1.05 as long": Changed(codec, torch.round, 1.05 * ones),
         "rounding weighs bits": Changed(codec, frugal, ones),
+        "the same, decoded longer": Changed(codec, frugal, longer.clamp(1, 1.5)),
+        "trellis": trellis,
     }
 
 

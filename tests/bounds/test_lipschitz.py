@@ -89,17 +89,16 @@ def test_the_slope_of_a_rounded_gaussian_is_its_steepest():
     )
 
 
-@pytest.mark.parametrize("name", ["klt", "hyperprior", "direct-access", "factorised"])
+@pytest.mark.parametrize("name", ["klt", "trellis", "hyperprior", "direct-access", "factorised"])
 def test_forward_and_reverse_mode_agree_on_every_codecs_rate(name):
     torch.manual_seed(0)
-    changes = {} if name == "klt" else {"width": 16, "side_channels": 4}
-    if name == "factorised":
-        changes = {}
+    networks = {"width": 16, "side_channels": 4}
+    changes = networks if name in ("hyperprior", "direct-access") else {}
     codec = build_codec(name, 6, changes, kept=6)
     with torch.no_grad():
         codec.analysis.copy_(2 * torch.randn(6, 6))
         codec.synthesis.copy_(torch.linalg.inv(codec.analysis))
-        if name == "klt":
+        if name in ("klt", "trellis"):
             codec.scale_index.fill_(30)
         for parameter in codec.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

@@ -19,6 +19,7 @@ from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import Known
 from splitcodec.codecs.networks import CausalBlock, CausalNetwork
 from splitcodec.codecs.transform import TransformCodec
+from splitcodec.codecs.trellis import Trellis
 from splitcodec.densities.location_scale import Gaussian
 from splitcodec.errors import InputError
 
@@ -69,15 +70,15 @@ def rate_function(codec: TransformCodec) -> Function:
     """Deviations (batch, tokens, channels) ↦ bits (batch, tokens), without rounding.
 
     The bits are those of the densities at the values themselves, so that they have a derivative.
-    Tokens are at level zero. What a codec predicts from an approximately decoded token counts as
-    constant.
+    A trellis counts as the quantiser of its step, which needs about the same bits. Tokens are at
+    level zero. What a codec predicts from an approximately decoded token counts as constant.
     """
     if codec.sends_tokens:
         raise InputError(f"{codec.name} sends token ids, of which there is no derivative")
     relaxed = copy.deepcopy(codec).train()
-    if isinstance(relaxed, Klt):
+    if isinstance(relaxed, Klt | Trellis):
         scales = relaxed.scales().float()
-        return lambda deviation: relaxed.gaussian.bits(relaxed.latent(deviation), scales).sum(-1)
+        return lambda deviation: Gaussian().bits(relaxed.latent(deviation), scales).sum(-1)
     relaxed.noisy = lambda values: values
     return lambda deviation: relaxed.estimate(deviation, Known(torch.zeros_like(deviation[0])))[1]
 

@@ -18,7 +18,7 @@ from splitcodec.codecs.levels import Known
 from splitcodec.codecs.networks import Past
 from splitcodec.codecs.viterbi import State, cheapest_path
 from splitcodec.coding.entropy import PRECISION, Decoder, Encoder, Tables
-from splitcodec.densities.location_scale import SCALES, scale_indexes
+from splitcodec.densities.location_scale import SCALES, scale_indexes, table_scales
 from splitcodec.densities.two_quantisers import TwoQuantisers, values_of
 
 _STEP = 1.3
@@ -27,7 +27,8 @@ _GRID = 16
 """The search knows latents to a sixteenth of a step: exactly, and finely enough."""
 _BIT = 1 << 10
 """In the integers in which the search counts."""
-_ESCAPE = 12 * _BIT
+_ESCAPE = 8 * _BIT
+"""Beyond the table's interval, so that no symbol counts as more than 24 bits, as in other codecs."""
 _MOST_WEIGHT = 1 << 9
 _ZERO_REACH = 8 * _GRID
 """Where zero costs no more than here, so that costs have a bound; nothing so large becomes zero."""
@@ -143,6 +144,10 @@ class Trellis(ChannelwiseCodec):
         branches = cheapest_path(costs)
         chosen = symbols.gather(1, branches[:, None])[:, 0]
         return torch.where(latents < 0, -chosen, chosen), (branches >> 1).to(torch.int32)
+
+    def scales(self) -> Tensor:
+        """The standard deviation of each channel in steps, (kept,) float64."""
+        return table_scales().to(self.scale_index.device)[self.scale_index.long()]
 
     def _tables_of(self, shifted: Tensor) -> Tensor:
         """The table of each symbol; shifted (…, kept)."""
