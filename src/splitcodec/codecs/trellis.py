@@ -28,7 +28,7 @@ _GRID = 16
 _BIT = 1 << 10
 """In the integers in which the search counts."""
 _ESCAPE = 8 * _BIT
-"""Beyond the table's interval, so that no symbol counts as more than 24 bits, as in other codecs."""
+"""Beyond the table's interval, so that no symbol counts as more than 24 bits, as elsewhere."""
 _MOST_WEIGHT = 1 << 9
 _ZERO_REACH = 8 * _GRID
 """Where zero costs no more than here, so that costs have a bound; nothing so large becomes zero."""
