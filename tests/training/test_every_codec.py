@@ -61,3 +61,20 @@ def test_a_lambda_at_which_nothing_is_coded(data, tmp_path, name, changes):
     batch = data.validation[0].read([0])
     decoded = codec.decompress(codec.compress(batch.representation, batch.lengths), batch.lengths)
     assert torch.isfinite(decoded).all()
+
+
+@pytest.mark.parametrize("tokens", [False, True], ids=["alone", "with token ids"])
+def test_a_trellis_costs_less_than_the_closed_form_that_it_begins_from(data, tmp_path, tokens):
+    """λ · bits + divergence to second order, on sequences that neither has seen."""
+    batch = data.validation[0].read(range(4))
+    costs = {}
+    for name in ("klt", "trellis"):
+        settings = hyperparameters_of(name)(tokens=tokens)
+        codec = FITTERS[name](settings, data, [RATE_WEIGHT / 10], 0, tmp_path / name, Log())
+        codec.attach(data.model.embedding)
+        streams = codec.compress(batch.representation, batch.lengths, batch.tokens)
+        decoded = codec.decompress(streams, batch.lengths)
+        error = ((decoded - batch.representation) * batch.mask[..., None])[:, 1:].double()
+        nats = 0.5 * ((error @ data.sensitivity.matrix) * error).sum()
+        costs[name] = nats + RATE_WEIGHT / 10 * 8 * sum(map(len, streams))
+    assert costs["trellis"] < 0.99 * costs["klt"]
