@@ -49,7 +49,7 @@ def variants(
     closest = (latents * symbols).sum(0) / symbols.square().sum(0).clamp_min(1)
     frugal = rate_aware(codec, sensitivity, weight)
     shrunk = (latents * frugal(latents)).sum(0)
-    longer = latents.square().sum(0) / shrunk.clamp_min(1e-9)
+    longer = torch.where(shrunk > 0, latents.square().sum(0) / shrunk, 1)
     trellis = start("trellis", TrellisHyperparameters(), codec)
     trellis.fit(values - codec.mean, sensitivity, weight)
     return {

@@ -51,6 +51,29 @@ def test_the_path_is_one_that_the_decoder_walks():
         assert own == branches_of([branch % 2 for branch in own])
 
 
+def test_large_costs_do_not_overflow():
+    """A thousand steps near the largest cost, against integers without a bound."""
+    generator = torch.Generator().manual_seed(2)
+    costs = torch.randint((1 << 24) - 5000, 1 << 24, (1000, 4, 3), generator=generator)
+    sums = [[0] + [1 << 40] * 7 for _ in range(3)]
+    states = [State(*(torch.tensor(s >> bit & 1) for bit in range(3))) for s in range(8)]
+    after = [
+        [int(n.a) + 2 * int(n.b) + 4 * int(n.c) for n in map(s.after, torch.tensor([0, 1]))]
+        for s in states
+    ]
+    for step in costs.permute(0, 2, 1).tolist():
+        for token, own in enumerate(step):
+            following = [1 << 41] * 8
+            for state, parity in itertools.product(range(8), (0, 1)):
+                total = sums[token][state] + own[2 * (state & 1) + parity]
+                at = after[state][parity]
+                following[at] = min(following[at], total)
+            sums[token] = following
+    path = cheapest_path(costs.to(torch.int32))
+    found = costs.gather(1, path[:, None]).sum((0, 1)).tolist()
+    assert found == [min(own) for own in sums]
+
+
 def test_symbols_are_those_of_the_nearest_values():
     """Each table's mass at a symbol is that of the values nearest to what it stands for."""
     tables = TwoQuantisers().tables()
@@ -130,3 +153,36 @@ def test_a_lambda_at_which_nothing_is_coded():
     assert codec.kept == 0
     data = representations(2, 5), torch.tensor([5, 2])
     assert torch.isfinite(codec.decompress(codec.compress(*data), data[1])).all()
+
+
+def test_symbols_do_not_depend_on_who_is_coded_beside(trellis):
+    """More tokens than are searched at a time, of several lengths, on one thread or more."""
+    representation, lengths = representations(3, 900, seed=11), torch.tensor([900, 411, 833])
+    together, threads = trellis.compress(representation, lengths), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        for row, length in enumerate(lengths):
+            alone = trellis.compress(representation[row : row + 1, :length], length[None])
+            assert alone == together[row : row + 1]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_estimate_of_what_is_no_number_is_none(trellis):
+    representation = representations(1, 4)
+    representation[0, 2, 3] = torch.nan
+    with torch.no_grad():
+        bits = trellis(representation, torch.tensor([4])).bits[0]
+    assert bits.isnan().tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_programs_default_type_does_not_matter(trellis, dtype):
+    data = representations(2, 9), torch.tensor([9, 4])
+    streams, before = trellis.compress(*data), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert trellis.compress(*data) == streams
+        assert trellis.decompress(streams, data[1]).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)

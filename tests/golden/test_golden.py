@@ -21,8 +21,24 @@ BREAKING = (
 )
 
 
-BYTES = {4: "94ddb8eb0642eb8b50ba1fdda1322d6a2cbcd8867d2a0c29c51e291f25f2b186"}
-"""SHA-256 of all golden streams and packets, a line for each version of the format since 4."""
+BYTES = {
+    4: {
+        "context": "b747cac18badc2e6e0dc02a6a846f458",
+        "direct-access": "157f018453bed4f790d02d889ed6f0f7",
+        "direct-access-history": "e355ce60ae72ffd5fc6aa610c42280e6",
+        "factorised": "2b6ea581b8ed7af60c3054b36ae4033b",
+        "fp16": "6da807157d317061e1f2d1f11bd47675",
+        "hyperprior": "e9906c3532f8691d986033c94cfee0db",
+        "hyperprior-levels": "79b9b59b4cbee14ff5c65ca6a99e6cdb",
+        "int3": "d729f3bbbb9b1b9d1b5a8efa18fb8d8f",
+        "int8": "308ff4c4dd7384b31a791b9bae056c5b",
+        "klt": "74d162bfe4b5c2bb54dfafb03c5c92cd",
+        "klt-levels": "ea5141b87319fa2b954069e2e426ffaf",
+        "klt-tokens": "15b48449a975820b11681a0a00d6b646",
+        "trellis": "7d8222eba638080a4170d8797b0ce2ca",
+    }
+}
+"""The start of a SHA-256 of each golden stream and its packets, by version of the format."""
 
 
 @pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
@@ -30,16 +46,14 @@ def folder(request):
     return request.param
 
 
-def test_there_is_one_of_each_kind():
-    assert len(FOLDERS) == 13
-
-
 def test_the_bytes_of_a_version_never_change():
-    digest = hashlib.sha256()
+    found = {}
     for folder in FOLDERS:
+        digest = hashlib.sha256()
         for name in ("stream.rdc", "packets.json"):
             digest.update((folder / name).read_bytes())
-    assert BYTES[VERSION] == digest.hexdigest(), BREAKING
+        found[folder.name] = digest.hexdigest()[:32]
+    assert BYTES[VERSION] == found, BREAKING
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def test_bad_hyperparameters_name_their_place(codec, changes, place):
 
 
 def test_an_unknown_codec_names_the_known():
-    with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, factorised"):
+    with pytest.raises(SettingsError, match="unknown codec 'vq'; known are klt, trellis, fact"):
         recipe("vq", [0.1], 0, {})
 
 

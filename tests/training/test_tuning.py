@@ -28,6 +28,7 @@ CODECS = {
     "factorised": (0.01, {"steps": 3, "polish_steps": 0, "batch_tokens": 256}),
     "direct-access": (0.01, SMALL),
     "klt": (0.01, {}),
+    "trellis": (0.01, {}),
     "fp16": (None, {}),
     "int4": (None, {}),
 }
@@ -78,6 +79,7 @@ def test_just_what_the_mode_says_learns(world, material, tmp_path, mode):
     [
         ("back", "hyperprior", "cross-entropy"),
         ("back", "klt", "kl"),
+        ("back", "trellis", "kl"),
         ("back-adapters", "hyperprior", "kl"),
         ("end-to-end", "hyperprior", "cross-entropy"),
         ("end-to-end", "factorised", "cross-entropy"),
@@ -215,6 +217,7 @@ def test_what_is_missing_is_named(world, material, tmp_path, mode, missing):
     "codec, mode, tuning, said",
     [
         ("klt", "end-to-end", {}, "no gradient"),
+        ("trellis", "end-to-end-adapters", {}, "no gradient"),
         ("hyperprior", "sideways", {}, "mode sideways"),
         ("hyperprior", "frozen", {"steps": 1}, "frozen takes no --tune"),
         ("hyperprior", "back", {"stepps": 1}, "stepps"),

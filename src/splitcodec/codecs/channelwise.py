@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from splitcodec.codecs.levels import Known, in_steps
+from splitcodec.codecs.levels import Known
 from splitcodec.codecs.networks import Past
-from splitcodec.codecs.rounding import blocks, distances, doubtful
+from splitcodec.codecs.rounding import blocks
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES
@@ -25,7 +25,7 @@ class ChannelwiseCodec(TransformCodec):
         tokens, flat, errors = deviation.flatten(0, 1), known.flat(), self.float32_errors()
         symbols = torch.empty(len(tokens), self.kept, dtype=torch.int32, device=tokens.device)
         for part in blocks(tokens):
-            symbols[part] = self._symbols(tokens[part], flat.rows(part).steps, errors)
+            symbols[part] = self.rounded_latent(tokens[part], flat.rows(part).steps, errors)
         symbols = symbols.view(*mask.shape[:2], self.kept)
         coder.put(symbols, self._indexes(known, mask), self.tables("latent"))
         return [symbols]
@@ -37,18 +37,6 @@ class ChannelwiseCodec(TransformCodec):
         symbols = coder.pop(self._indexes(known, mask), self.tables("latent"))
         increment = self.increment(symbols, self.positions(known), known)
         return self.reconstruct(increment.float()), [symbols]
-
-    def _symbols(self, deviation: Tensor, steps: Tensor | float, errors: Tensor) -> Tensor:
-        """Of deviations (tokens, channels); (tokens, kept) whole numbers, as float64 finds them."""
-        latent = in_steps(self.latent(deviation), steps)
-        symbols = latent.round()
-        off = distances(latent, symbols)
-        tokens, channels = doubtful(deviation, off, errors, steps=steps)
-        if len(tokens):
-            exact = self.latent_at(deviation, tokens, channels)
-            own = steps[tokens, 0] if isinstance(steps, Tensor) else steps
-            symbols[tokens, channels] = in_steps(exact, own).round_().to(symbols)
-        return symbols
 
     def positions(self, known: Known) -> Tensor | None:
         """Where the scales of tokens at levels lie among the coding tables."""

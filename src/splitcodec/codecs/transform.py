@@ -33,16 +33,16 @@ from splitcodec.codecs.base import Codec, Estimate
 from splitcodec.codecs.checksum import seal, trim, unseal
 from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
-from splitcodec.codecs.levels import Known, Levels
+from splitcodec.codecs.levels import Known, Levels, in_steps
 from splitcodec.codecs.networks import Past
-from splitcodec.codecs.rounding import product
+from splitcodec.codecs.rounding import distances, doubtful, product
 from splitcodec.codecs.streaming import CheckedStream
 from splitcodec.coding import entropy
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.factorised import DeepFactorised
 from splitcodec.densities.fourier import FourierBasis
-from splitcodec.densities.location_scale import SCALES, LocationScale
+from splitcodec.densities.location_scale import SCALES
 from splitcodec.densities.tokens import TokenUnigram
 from splitcodec.errors import InputError
 
@@ -56,7 +56,8 @@ _FLOAT32_ERROR = 2.0**-20
 vectors of more than `_FLOAT32_CHANNELS` it grows with them."""
 _FLOAT32_CHANNELS = 2048
 _LARGEST_LATENT = 2.0**26
-"""In quantiser steps: symbols have 32 bits, tables may start 2²⁸ away, and levels be 2⁴ finer."""
+"""In quantiser steps: symbols have 32 bits, tables may start 2²⁸ away, levels be 2⁴
+finer, and a trellis knows sixteenths."""
 _FEW = 1 / 4
 """Places a token that cost less one by one than all values of all tokens together."""
 
@@ -275,6 +276,18 @@ class TransformCodec(Codec):
             return (deviation.double() @ exact.T)[tokens, channels]
         return (deviation[tokens].double() * exact[channels]).sum(-1)
 
+    def rounded_latent(self, deviation: Tensor, steps: Tensor | float, errors: Tensor) -> Tensor:
+        """Of deviations (tokens, channels); (tokens, kept) whole numbers, as float64 finds them."""
+        latent = in_steps(self.latent(deviation), steps)
+        symbols = latent.round()
+        off = distances(latent, symbols)
+        tokens, channels = doubtful(deviation, off, errors, steps=steps)
+        if len(tokens):
+            exact = self.latent_at(deviation, tokens, channels)
+            own = steps[tokens, 0] if isinstance(steps, Tensor) else steps
+            symbols[tokens, channels] = in_steps(exact, own).round_().to(symbols)
+        return symbols
+
     def increment(self, symbols: Tensor, positions: Tensor | None, known: Known) -> Tensor:
         """What symbols add to a latent: (batch, tokens, kept), in steps of level zero.
 
@@ -300,7 +313,7 @@ class TransformCodec(Codec):
             shape["vocabulary"] = len(state["token_density.counts"])
         return shape
 
-    def densities(self) -> dict[str, ChannelwiseDensity | LocationScale | TokenUnigram | Levels]:
+    def densities(self) -> dict[str, nn.Module]:
         """What the symbols are coded under, by the name of its tables; subclasses add theirs."""
         token = {"token": self.token_density} if self.token_density else {}
         return token | ({"level": self.levels} if self.levels else {})

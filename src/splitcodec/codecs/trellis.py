@@ -2,20 +2,21 @@
 
 At the rates at which representations are coded, a uniform quantiser of each channel needs up to a
 quarter of a bit a value more than rate–distortion theory asks; a trellis over the channels of a
-token gets half of that back. Each channel has two quantisers (`densities.two_quantisers`), and the
-parities of the token's symbols before say which one a symbol belongs to (`codecs.viterbi`). The
-encoder takes the symbols of least divergence + λ · bits. Weighing bits shrinks what is decoded, and
-that errs along the signal (`benchmarks/leads.py`): each channel is decoded longer by as much.
+token gets half of that back, and more where the rate is high. Each channel has two quantisers
+(`densities.two_quantisers`), and the parities of the token's symbols before say which one a symbol
+belongs to (`codecs.viterbi`). The encoder takes the symbols of least divergence + λ · bits, to
+second order and of the quantisers' own values. Weighing bits shrinks what is decoded, and that errs
+along the signal (`benchmarks/leads.py`): each channel is decoded longer by as much, half at most.
 """
 
 import torch
 from torch import Tensor
 
-from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.hyperparameters import TrellisHyperparameters
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import Known
 from splitcodec.codecs.networks import Past
+from splitcodec.codecs.transform import TransformCodec
 from splitcodec.codecs.viterbi import State, cheapest_path
 from splitcodec.coding.entropy import PRECISION, Decoder, Encoder, Tables
 from splitcodec.densities.location_scale import SCALES, scale_indexes, table_scales
@@ -29,17 +30,18 @@ _BIT = 1 << 10
 """In the integers in which the search counts."""
 _ESCAPE = 8 * _BIT
 """Beyond the table's interval, so that no symbol counts as more than 24 bits, as elsewhere."""
-_MOST_WEIGHT = 1 << 9
 _ZERO_REACH = 8 * _GRID
-"""Where zero costs no more than here, so that costs have a bound; nothing so large becomes zero."""
+"""Beyond it zero costs no more than there: more than an escape, and yet less than 2²⁴."""
+_LEAST_WEIGHT, _MOST_WEIGHT = 2, 1 << 9
 _ROUNDS = 3
 """Tables decide about symbols, which decide about tables."""
 _LONGEST = 1.5
+_FARTHEST = float(1 << 30)
 _TOGETHER = 2048
-"""Tokens that are searched at a time."""
+"""Tokens that are searched at a time, on any device: what a search keeps is 40 bytes a symbol."""
 
 
-class Trellis(ChannelwiseCodec):
+class Trellis(TransformCodec):
     """u = A (y − μ), quantised along the channels of each token."""
 
     hyperparameters: TrellisHyperparameters
@@ -59,7 +61,7 @@ class Trellis(ChannelwiseCodec):
         super().__init__(name, channels, hyperparameters, kept, vocabulary)
         self.quantisers = TwoQuantisers()
         self.register_buffer("scale_index", torch.zeros(kept, dtype=torch.int32))
-        self.register_buffer("error_weight", torch.ones(kept, dtype=torch.int32))
+        self.register_buffer("error_weight", torch.full((kept,), _LEAST_WEIGHT, dtype=torch.int32))
         self.update()
 
     def densities(self) -> dict[str, TwoQuantisers]:
@@ -72,6 +74,7 @@ class Trellis(ChannelwiseCodec):
         costs = table_costs(self.tables("latent"))
         magnitudes = symbols.abs().clamp(max=costs.shape[1] - 1)
         bits = costs[self._tables_of(shifted).long(), magnitudes.long()].sum(-1) / _BIT
+        bits = bits.where(deviation.isfinite().all(-1), torch.nan)  # integers know no such thing
         return self.reconstruct(values_of(symbols, shifted)), bits
 
     def encode(
@@ -89,18 +92,21 @@ class Trellis(ChannelwiseCodec):
         self, coder: Decoder, known: Known, mask: Tensor, past: Past | None
     ) -> tuple[Tensor, list[Tensor]]:
         """See TransformCodec."""
-        there, padded, tables = mask[..., 0], not mask.all(), self.tables("latent")
+        # All on the processor, where the coder is: there is little to compute a channel.
+        there, first = mask[..., 0].cpu(), self.scale_index.cpu()
+        padded, tables = not there.all(), self.tables("latent").cpu()
         shape = (len(there), self.kept, there.shape[1])
-        symbols, shifted = (there.new_empty(shape, dtype=torch.int32) for _ in range(2))
+        symbols, shifted = (torch.empty(shape, dtype=torch.int32) for _ in range(2))
         state = State.first(there.int())
         for channel in range(self.kept):
-            indexes = torch.add(self.scale_index[channel], state.a, alpha=SCALES)
+            indexes = torch.add(first[channel], state.a, alpha=SCALES)
             if padded:
                 indexes.masked_fill_(~there, -1)
             found = coder.pop(indexes, tables)
             symbols[:, channel], shifted[:, channel] = found, state.a
             state = state.after(found)
-        return self.reconstruct(values_of(symbols, shifted).mT), [symbols.mT]
+        symbols, shifted = (part.mT.to(mask.device) for part in (symbols, shifted))
+        return self.reconstruct(values_of(symbols, shifted)), [symbols]
 
     def quantise(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
         """Symbols of deviations (…, channels), and which quantiser each belongs to, (…, kept).
@@ -113,8 +119,8 @@ class Trellis(ChannelwiseCodec):
         costs, found = table_costs(self.tables("latent"))[both], []
         for part in tokens.split(_TOGETHER):
             grid = part.new_full((len(part), 1), 1 / _GRID)
-            latents = self._symbols(part, grid, errors).to(torch.int32)
-            found.append(self._search(latents.T.contiguous(), costs))
+            latents = self.rounded_latent(part, grid, errors).clamp(-_FARTHEST, _FARTHEST)
+            found.append(self._search(latents.T.to(torch.int32).contiguous(), costs))
         symbols, shifted = (torch.cat(parts, 1).T for parts in zip(*found, strict=True))
         shape = (*deviation.shape[:-1], self.kept)
         return symbols.reshape(shape), shifted.reshape(shape)
@@ -171,7 +177,7 @@ class Trellis(ChannelwiseCodec):
         synthesis = self.synthesis.double()
         squared_steps = (synthesis * (sensitivity @ synthesis + ridge * synthesis)).sum(0)
         weights = squared_steps / (2 * rate_weight) * _BIT / _GRID**2
-        self.error_weight.copy_(weights.round().clamp(1, _MOST_WEIGHT))
+        self.error_weight.copy_(weights.round().clamp(_LEAST_WEIGHT, _MOST_WEIGHT))
         for _ in range(_ROUNDS):
             symbols, shifted = self.quantise(deviation)
             self.quantisers.count(symbols.abs(), self._tables_of(shifted))

@@ -3,8 +3,8 @@
 Trellis-coded quantisation (Marcellin and Fischer 1990): the symbols so far tell which of two
 quantisers the next one belongs to, so that values lie as close as half a step without a bit that
 says which is meant, and the encoder looks for the sequence of least cost. The code is Ungerboeck's
-with eight states (1982, table I), by which quantisation is 1.1 dB better than rounding; 1.53 dB is
-all that there is. Its state are three bits:
+with eight states (1982, table I), by which quantisation is 1.1 dB better than rounding where the
+rate is high; 1.53 dB is all that there is. Its state are three bits:
 
     a', b', c' = a xor b, c xor the symbol's parity, a          a names the quantiser
 

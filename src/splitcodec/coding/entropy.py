@@ -10,6 +10,7 @@ other devices.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ class Tables:
     cumulative: Tensor
     sizes: Tensor
     lowest: Tensor
+
+    def cpu(self) -> Self:
+        """The same on the processor."""
+        return type(self)(self.cumulative.cpu(), self.sizes.cpu(), self.lowest.cpu())
 
 
 def quantise_tables(probabilities: list[Tensor], lowest: list[int]) -> Tables:

@@ -1,9 +1,9 @@
-"""Gaussians under two quantisers that take turns: of the even multiples of a step, and the odd.
+"""Gaussians under two quantisers that take turns: of whole steps, and of halves between them.
 
-The first is uniform, of step one: symbol k stands for k. The second is shifted by half a step, and
-has zero as well, since at low rates most values are nearly that: ±k stands for ±(k − ½), 0 for 0.
-Dependent quantisation in VVC has the same two (Schwarz et al. 2021, "Quantization and entropy
-coding in the Versatile Video Coding standard", fig. 4).
+The first is uniform: symbol k stands for k steps. The second is shifted by half a step, and has
+zero as well, since at low rates most values are nearly that: ±k stands for ±(k − ½), 0 for 0.
+Dependent quantisation in Versatile Video Coding has the same two (Schwarz et al. 2021,
+"Quantization and Entropy Coding in the Versatile Video Coding (VVC) Standard").
 """
 
 import math
@@ -51,7 +51,7 @@ class TwoQuantisers(nn.Module):
         """Integer tables, symmetric about zero."""
         rows, lowest = [], []
         shapes = [(form, s) for form in (Gaussian().likelihood, _shifted) for s in table_scales()]
-        for (likelihood, scale), counts in zip(shapes, self.counts.double(), strict=True):
+        for (likelihood, scale), counts in zip(shapes, self.counts.cpu().double(), strict=True):
             reach = _reach(float(scale))
             support = torch.arange(-reach, reach + 1, dtype=torch.float64)
             seen = counts[support.abs().long()] / 2
@@ -66,8 +66,8 @@ def _reach(scale: float) -> int:
 
 
 def values_of(symbols: Tensor, shifted: Tensor) -> Tensor:
-    """What symbols stand for, of the shape and device of both; `shifted` is 0 or 1."""
-    return symbols - 0.5 * symbols.sign() * shifted
+    """What symbols stand for, in steps; float32, of the shape of both. `shifted` is 0 or 1."""
+    return symbols.float() - 0.5 * (symbols.sign() * shifted).float()
 
 
 def _shifted(symbols: Tensor, scale: Tensor) -> Tensor:
