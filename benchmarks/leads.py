@@ -64,9 +64,7 @@ def variants(
 
 def rate_aware(codec: Klt, sensitivity: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
     """Rounds to the nearest integer or the next towards zero, whichever costs less."""
-    ridge = codec.hyperparameters.shrinkage * sensitivity.diagonal().mean()
-    synthesis = codec.synthesis.detach().double()
-    squared_steps = (synthesis * (sensitivity @ synthesis + ridge * synthesis)).sum(0).float()
+    squared_steps = codec.squared_steps(sensitivity).float()
 
     def quantise(latents: Tensor) -> Tensor:
         nearest = latents.abs().round()

@@ -269,6 +269,15 @@ class TransformCodec(Codec):
         longer = max(1.0, self.channels / _FLOAT32_CHANNELS)
         return _FLOAT32_ERROR * longer * self.analysis.norm(dim=-1)
 
+    def squared_steps(self, sensitivity: Tensor) -> Tensor:
+        """Twice what an error of one step in each latent costs in nats, (kept,) float64.
+
+        `sensitivity` (channels, channels), with the ridge that the closed form gave it.
+        """
+        ridge = self.hyperparameters.shrinkage * sensitivity.diagonal().mean()
+        synthesis = self.synthesis.detach().double()
+        return (synthesis * (sensitivity @ synthesis + ridge * synthesis)).sum(0)
+
     def latent_at(self, deviation: Tensor, tokens: Tensor, channels: Tensor) -> Tensor:
         """Latents of deviations (tokens, channels) at some places, (places,) float64."""
         exact = self.exact().analysis

@@ -173,10 +173,7 @@ class Trellis(TransformCodec):
 
         `deviation` (samples, channels) of ordinary tokens; `sensitivity` (channels, channels).
         """
-        ridge = self.hyperparameters.shrinkage * sensitivity.diagonal().mean()
-        synthesis = self.synthesis.double()
-        squared_steps = (synthesis * (sensitivity @ synthesis + ridge * synthesis)).sum(0)
-        weights = squared_steps / (2 * rate_weight) * _BIT / _GRID**2
+        weights = self.squared_steps(sensitivity) / (2 * rate_weight) * _BIT / _GRID**2
         self.error_weight.copy_(weights.round().clamp(_LEAST_WEIGHT, _MOST_WEIGHT))
         for _ in range(_ROUNDS):
             symbols, shifted = self.quantise(deviation)

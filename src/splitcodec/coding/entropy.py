@@ -198,4 +198,5 @@ def _with_room(stream: Tensor) -> Tensor:
 
 
 def _parts(tables: Tables) -> list[Tensor]:
-    return [part.cpu() for part in (tables.cumulative, tables.sizes, tables.lowest)]
+    own = tables.cpu()
+    return [own.cumulative, own.sizes, own.lowest]
