@@ -9,6 +9,7 @@ from codec_samples import CHANNELS, FIRST_MEAN, fitted_hyperprior, representatio
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.trellis import Trellis
 from splitcodec.errors import BitstreamError, InputError
+from splitcodec.inference.examples import listening
 
 
 def forward(codec, representation, lengths):
@@ -29,6 +30,15 @@ def test_decoding_gives_the_reconstruction_of_the_estimate(learned, data):
         assert error < 1e-4
     relative = (decoded - data[0])[0].norm() / data[0][0].norm()
     assert relative < 0.1, "the reconstruction has little to do with the input"
+
+
+def test_densities_say_what_each_symbol_costs(learned, data):
+    """The report shows where the bits go, so they are those of the estimate."""
+    with listening(learned) as heard:
+        estimate = forward(learned, *data)
+    every = sum(bits.flatten(2).sum(-1) if bits.ndim > 2 else bits for bits in heard.values())
+    mask = torch.arange(data[0].shape[1]) < data[1][:, None]
+    torch.testing.assert_close(every * mask, estimate.bits)
 
 
 def test_beyond_a_sequences_end_all_is_zero(learned, data):

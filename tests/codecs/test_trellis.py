@@ -14,9 +14,8 @@ from codec_samples import (
     representations,
 )
 
-from splitcodec.codecs.trellis import table_costs
 from splitcodec.codecs.viterbi import State, cheapest_path
-from splitcodec.densities.two_quantisers import TwoQuantisers, values_of
+from splitcodec.densities.two_quantisers import TwoQuantisers, table_costs, values_of
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,14 @@ from splitcodec.codecs.levels import Known
 from splitcodec.codecs.networks import Past
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.codecs.viterbi import State, cheapest_path
-from splitcodec.coding.entropy import PRECISION, Decoder, Encoder, Tables
+from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES, scale_indexes, table_scales
-from splitcodec.densities.two_quantisers import TwoQuantisers, values_of
+from splitcodec.densities.two_quantisers import BIT, TwoQuantisers, table_costs, values_of
 
 _STEP = 1.3
 """Of each quantiser, relative to the closed form's: values of both together lie half as far."""
 _GRID = 16
 """The search knows latents to a sixteenth of a step: exactly, and finely enough."""
-_BIT = 1 << 10
-"""In the integers in which the search counts."""
-_ESCAPE = 8 * _BIT
-"""Beyond the table's interval, so that no symbol counts as more than 24 bits, as elsewhere."""
 _ZERO_REACH = 8 * _GRID
 """Beyond it zero costs no more than there: more than an escape, and yet less than 2²⁴."""
 _LEAST_WEIGHT, _MOST_WEIGHT = 2, 1 << 9
@@ -71,9 +67,8 @@ class Trellis(TransformCodec):
     def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """Rate under the integer tables."""
         symbols, shifted = self.quantise(deviation)
-        costs = table_costs(self.tables("latent"))
-        magnitudes = symbols.abs().clamp(max=costs.shape[1] - 1)
-        bits = costs[self._tables_of(shifted).long(), magnitudes.long()].sum(-1) / _BIT
+        tables = self._tables_of(shifted), self.tables("latent")
+        bits = self.quantisers.bits(symbols, *tables).sum(-1)
         bits = bits.where(deviation.isfinite().all(-1), torch.nan)  # integers know no such thing
         return self.reconstruct(values_of(symbols, shifted)), bits
 
@@ -173,7 +168,7 @@ class Trellis(TransformCodec):
 
         `deviation` (samples, channels) of ordinary tokens; `sensitivity` (channels, channels).
         """
-        weights = self.squared_steps(sensitivity) / (2 * rate_weight) * _BIT / _GRID**2
+        weights = self.squared_steps(sensitivity) / (2 * rate_weight) * BIT / _GRID**2
         self.error_weight.copy_(weights.round().clamp(_LEAST_WEIGHT, _MOST_WEIGHT))
         for _ in range(_ROUNDS):
             symbols, shifted = self.quantise(deviation)
@@ -183,17 +178,3 @@ class Trellis(TransformCodec):
         along = (latents * decoded).sum(0)
         longer = torch.where(along > 0, latents.square().sum(0) / along, 1)
         self.synthesis *= longer.clamp(1, _LONGEST)
-
-
-def table_costs(tables: Tables) -> Tensor:
-    """What the symbols 0, 1, … cost under each of these symmetric tables, int32, in 1/1024 bit.
-
-    The last is what symbols cost that are escaped, about.
-    """
-    frequencies = tables.cumulative.diff(dim=1).double()
-    longest = 1 - int(tables.lowest.min())
-    places = torch.arange(longest + 1, device=frequencies.device) - tables.lowest[:, None]
-    escape = tables.sizes[:, None] - 2
-    found = frequencies.gather(1, places.minimum(escape).long())
-    bits = ((PRECISION - found.log2()) * _BIT).round().to(torch.int32)
-    return bits + _ESCAPE * (places >= escape)

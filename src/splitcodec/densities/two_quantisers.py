@@ -11,9 +11,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from splitcodec.coding.entropy import Tables, quantise_tables
+from splitcodec.coding.entropy import PRECISION, Tables, quantise_tables
 from splitcodec.densities.location_scale import SCALES, Gaussian, table_scales
 
+BIT = 1 << 10
+"""In the integers in which a search counts."""
+_ESCAPE = 8 * BIT
+"""Beyond the table's interval, so that no symbol counts as more than 24 bits, as elsewhere."""
 _PRIOR = 30.0
 """Symbols that the Gaussian shape counts as, against those that were seen."""
 
@@ -41,6 +45,12 @@ class TwoQuantisers(nn.Module):
         cells = (longest * tables.long() + magnitudes)[there]
         found = torch.bincount(cells, minlength=self.counts.numel())
         self.counts.copy_(found.view_as(self.counts))
+
+    def bits(self, symbols: Tensor, indexes: Tensor, tables: Tables) -> Tensor:
+        """Code length of each symbol under the integer table of its index; same shape, float32."""
+        costs = table_costs(tables)
+        magnitudes = symbols.abs().clamp(max=costs.shape[1] - 1)
+        return costs[indexes.long(), magnitudes.long()].float() / BIT
 
     def penalty(self) -> Tensor:
         """What the shape adds to the training loss: nothing."""
@@ -78,3 +88,17 @@ def _shifted(symbols: Tensor, scale: Tensor) -> Tensor:
     tails = Gaussian().exceedance
     mass = tails(inner / scale) - tails(outer / scale)
     return torch.where(distance == 0, 1 - 2 * tails(outer / scale), mass)
+
+
+def table_costs(tables: Tables) -> Tensor:
+    """What the symbols 0, 1, … cost under each of these symmetric tables, int32, in 1/1024 bit.
+
+    The last is what symbols cost that are escaped, about.
+    """
+    frequencies = tables.cumulative.diff(dim=1).double()
+    longest = 1 - int(tables.lowest.min())
+    places = torch.arange(longest + 1, device=frequencies.device) - tables.lowest[:, None]
+    escape = tables.sizes[:, None] - 2
+    found = frequencies.gather(1, places.minimum(escape).long())
+    bits = ((PRECISION - found.log2()) * BIT).round().to(torch.int32)
+    return bits + _ESCAPE * (places >= escape)
