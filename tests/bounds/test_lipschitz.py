@@ -89,11 +89,15 @@ def test_the_slope_of_a_rounded_gaussian_is_its_steepest():
     )
 
 
-@pytest.mark.parametrize("name", ["klt", "trellis", "hyperprior", "direct-access", "factorised"])
-def test_forward_and_reverse_mode_agree_on_every_codecs_rate(name):
+NETWORKS = {"width": 16, "side_channels": 4}
+CODECS = {name: (name, {}) for name in ("klt", "trellis", "factorised")}
+CODECS |= {name: (name, NETWORKS) for name in ("hyperprior", "direct-access")}
+CODECS["context with a trellis"] = ("direct-access", NETWORKS | {"trellis": True})
+
+
+@pytest.mark.parametrize("name, changes", CODECS.values(), ids=CODECS)
+def test_forward_and_reverse_mode_agree_on_every_codecs_rate(name, changes):
     torch.manual_seed(0)
-    networks = {"width": 16, "side_channels": 4}
-    changes = networks if name in ("hyperprior", "direct-access") else {}
     codec = build_codec(name, 6, changes, kept=6)
     with torch.no_grad():
         codec.analysis.copy_(2 * torch.randn(6, 6))

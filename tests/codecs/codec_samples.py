@@ -17,7 +17,7 @@ from splitcodec.codecs.hyperparameters import (
 )
 from splitcodec.codecs.hyperprior import Hyperprior
 from splitcodec.codecs.klt import Klt, fit_klt
-from splitcodec.codecs.levels import TokenWeights
+from splitcodec.codecs.levels import Known, TokenWeights
 from splitcodec.codecs.trellis import Trellis
 
 CHANNELS = 24
@@ -106,7 +106,18 @@ def fitted_conditional(
         if codec.side_analysis:
             codec.side_analysis[-1].weight.mul_(4)
     codec.update()
-    return codec.eval()
+    if codec.eval().has_trellis:
+        put_trellis(codec)
+    return codec
+
+
+def put_trellis(codec: DirectAccess) -> None:
+    """From a few sequences."""
+    data = representations(8, 200, seed=20)
+    where = torch.ones(data.shape[:2], dtype=torch.bool).index_fill_(1, torch.tensor([0]), False)
+    means, offsets = codec.means(None, data.shape[1])
+    known = Known(offsets, codec.choose_levels(data))
+    codec.put_trellis(data - means, known, where, SENSITIVITY, RATE_WEIGHT)
 
 
 fitted_hyperprior = partial(fitted_conditional, Hyperprior, "hyperprior")
@@ -126,6 +137,10 @@ LEARNED = {
     "klt-levels": partial(fitted_klt, levels=5),
     "hyperprior-levels": partial(fitted_hyperprior, levels=5),
     "direct-access-levels": partial(fitted_direct_access, levels=5, history=True),
+    "direct-access-trellis": partial(
+        fitted_direct_access, trellis=True, side_channels=0, levels=4, history=True
+    ),
+    "direct-access-trellis-side": partial(fitted_direct_access, trellis=True),
     "direct-access-alone": partial(fitted_direct_access, side_channels=0, family="logistic"),
 }
 

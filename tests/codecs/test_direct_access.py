@@ -2,8 +2,19 @@ import copy
 
 import pytest
 import torch
-from codec_samples import CHANNELS, FIRST_MEAN, fitted_direct_access, fitted_klt
+from codec_samples import (
+    CHANNELS,
+    FIRST_MEAN,
+    RATE_WEIGHT,
+    TOKEN_WEIGHTS,
+    divergence_of,
+    fitted_direct_access,
+    fitted_klt,
+    representations,
+)
+from pydantic import ValidationError
 
+from splitcodec.codecs.hyperparameters import DirectAccessHyperparameters
 from splitcodec.codecs.levels import Known
 from splitcodec.errors import BitstreamError
 
@@ -123,3 +134,28 @@ def test_training_is_differentiable_in_all_parameters(codec, data):
     missing = [n for n, p in codec.named_parameters() if p.grad is None or not p.grad.any()]
     assert missing == []
     assert representation.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("levels", [0, 5])
+def test_a_trellis_is_worth_what_it_is_without_a_context(levels):
+    """See test_trellis.py: the same is won of what rounding loses, a channel."""
+    fresh, lengths = representations(8, 120, seed=7), torch.full((8,), 120)
+    changes = dict(side_channels=0, levels=levels)
+    plain, ours = (fitted_direct_access(trellis=put, **changes) for put in (False, True))
+
+    matters = TOKEN_WEIGHTS.log_sensitivity(fresh).exp() if levels else torch.ones(8, 120)
+
+    def objective(codec):
+        with torch.no_grad():
+            found = codec(fresh, lengths)
+        error = (found.reconstruction - fresh) * matters.sqrt()[..., None]
+        return divergence_of(error[:, 1:]) + RATE_WEIGHT * found.bits[:, 1:].mean().item()
+
+    saved = (objective(plain) - objective(ours)) / RATE_WEIGHT / plain.kept
+    assert 0.05 < saved < 0.3
+
+
+def test_a_trellis_has_tables_of_its_own():
+    DirectAccessHyperparameters(trellis=True)
+    with pytest.raises(ValidationError, match="a trellis goes with the family gaussian, not logis"):
+        DirectAccessHyperparameters(trellis=True, family="logistic")

@@ -39,6 +39,7 @@ CODECS = {
     "direct-access-history": lambda: fitted_direct_access(history=True),
     "hyperprior-levels": lambda: fitted_hyperprior(levels=4),
     "direct-access-levels": lambda: fitted_direct_access(history=True, levels=4),
+    "direct-access-trellis": lambda: fitted_direct_access(history=True, levels=4, trellis=True),
 }
 
 
@@ -69,11 +70,11 @@ def positions(codec):
     if isinstance(codec, Hyperprior):
         return codec._from_side(side, known, None)[1]
     exact = codec.exact().latent((DATA - means).double())
-    return codec._quantised(exact, known, side)[3]
+    return codec._quantised(exact, known, side).positions
 
 
 def _known(codec):
-    return Known(codec.means(None, 60)[1], codec._choose_levels(DATA))
+    return Known(codec.means(None, 60)[1], codec.choose_levels(DATA))
 
 
 @torch.no_grad()

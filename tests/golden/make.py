@@ -46,6 +46,7 @@ KINDS = [
     "direct-access-history",
     "hyperprior-levels",
     "context",
+    "context-trellis",
     *BASELINES,
 ]
 
@@ -58,6 +59,10 @@ def codec_of(kind: str) -> Codec:
         return codec
     if kind == "context":  # what the default experiment calls so
         return rated(fitted_direct_access(levels=5, history=True, side_channels=0))
+    if kind == "context-trellis":  # its gains differ as they are
+        codec = LEARNED["direct-access-trellis"]()
+        codec.levels.set_rate(6.0)
+        return codec
     if kind == "hyperprior-levels":
         return rated(LEARNED[kind]())
     return with_tokens() if kind == "klt-tokens" else LEARNED[kind]()

@@ -24,6 +24,7 @@ BREAKING = (
 BYTES = {
     4: {
         "context": "b747cac18badc2e6e0dc02a6a846f458",
+        "context-trellis": "842670529df403736389f4b7f687001e",
         "direct-access": "157f018453bed4f790d02d889ed6f0f7",
         "direct-access-history": "e355ce60ae72ffd5fc6aa610c42280e6",
         "factorised": "2b6ea581b8ed7af60c3054b36ae4033b",

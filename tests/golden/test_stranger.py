@@ -110,22 +110,28 @@ def learned(codec, kind, tokens, payload, embedding):
     return (scale * q) @ codec["synthesis"].T + m
 
 
+def trellis_symbols(stream, tables):
+    """Symbols, and what they stand for, of tables (channels,) or (channels, tokens)."""
+    q, values = np.zeros(tables.shape, np.int32), np.zeros(tables.shape)
+    a, b, c = np.zeros((3, tables[:1].size), int)
+    for channel, table in enumerate(tables):
+        k = stream.symbols(table + 64 * a)
+        q[channel] = k.reshape(table.shape)
+        values[channel] = (k - np.sign(k) * a / 2).reshape(table.shape)
+        a, b, c = a ^ b, c ^ (k % 2), a
+    return q, values
+
+
 def trellis(codec, tokens, payload):
     """trellis: channels in order, all tokens of one at a time."""
     (checksum,), stream = struct.unpack_from("<I", payload), Stream(payload[4:])
-    stream.under(codec, "latent")
-    kept = len(codec["analysis"])
-    q, values = np.zeros((tokens, kept), np.int32), np.zeros((tokens, kept))
-    a, b, c = np.zeros((3, tokens), int)
-    for channel in range(kept):
-        k = stream.symbols(codec["scale_index"][channel] + 64 * a)
-        q[:, channel], values[:, channel] = k, k - np.sign(k) * a / 2
-        a, b, c = a ^ b, c ^ (k % 2), a
+    tables = np.tile(codec["scale_index"][:, None], tokens)
+    q, values = trellis_symbols(stream.under(codec, "latent"), tables)
     stream.end()
-    assert CRC(q.tobytes()) == checksum
+    assert CRC(np.ascontiguousarray(q.T).tobytes()) == checksum
     m = np.tile(codec["mean"], (tokens, 1))
     m[0] = codec["first_mean"]
-    return values @ codec["synthesis"].T + m
+    return values.T @ codec["synthesis"].T + m
 
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -198,7 +204,7 @@ def predicted(codec, kind, tokens, payload, heads):
         side = stream.under(codec, "side").symbols([*range(sides)] * tokens).reshape(tokens, sides)
     told, symbols, inputs, decoded = signals(stream), [], np.zeros((0, 0)), []
     stream.under(codec, "latent")
-    latent, deviation = np.zeros(kept), np.zeros(len(synthesis))
+    latent, deviation, trellis = np.zeros(kept), np.zeros(len(synthesis)), "trellis" in kind
     for token in range(tokens):
         context = np.clip(latent / np.exp(codec["log_scale"]), -8, 8)
         context = [] if kind.startswith("hyperprior") else context
@@ -213,15 +219,15 @@ def predicted(codec, kind, tokens, payload, heads):
             if (up := told.get(token * kept + channel)) is not None:
                 assert abs(position[channel] % 1 - 0.5) <= 2**-15
                 table[channel] = int(position[channel]) + up
-        q = stream.symbols(table)
+        q, values = trellis_symbols(stream, table) if trellis else [stream.symbols(table)] * 2
         symbols.append(q)
         base = np.zeros(len(synthesis))
         if "history" in codec and (deviation**2).sum() < codec["sink_energy"]:
             base = codec["history"] @ deviation
-        q = np.exp(2 * levels[token] * h) * q
-        latent = mean + analysis @ base + q
-        gain = np.interp(position, range(64), codec["table_gain"]) if sent else 1
-        deviation = base + synthesis @ (mean + gain * q)
+        values = np.exp(2 * levels[token] * h) * values
+        latent = mean + analysis @ base + values
+        gain = np.interp(position, range(64), codec["table_gain"]) if sent or trellis else 1
+        deviation = base + synthesis @ (mean + gain * values)
         decoded.append(deviation + codec["mean" if token else "first_mean"])
     stream.end()
     assert CRC(sent + side.tobytes() + np.stack(symbols).tobytes()) == checksum
@@ -255,6 +261,7 @@ PREDICTED = [
     "direct-access",
     "direct-access-history",
     "context",
+    "context-trellis",
 ]
 
 

@@ -18,6 +18,7 @@ CODECS = {
     "hyperprior, Fourier": ("hyperprior", NETWORKS | {"side_density": "fourier"}),
     "direct access": ("direct-access", NETWORKS | {"family": "laplace"}),
     "context alone": ("direct-access", NETWORKS | {"side_channels": 0}),
+    "context with a trellis": ("direct-access", NETWORKS | {"side_channels": 0, "trellis": True}),
 }
 
 

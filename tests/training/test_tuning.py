@@ -240,6 +240,7 @@ def test_bad_modes_say_why(codec, mode, tuning, said):
         ("hyperprior", {"tokens": True}),
         ("direct-access", {"levels": 2}),
         ("direct-access", {"history": True, "side_channels": 0}),
+        ("direct-access", {"trellis": True}),
     ],
 )
 @pytest.mark.parametrize("mode", ["end-to-end", "end-to-end-adapters"])

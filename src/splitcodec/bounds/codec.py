@@ -28,7 +28,6 @@ from splitcodec.bounds.rademacher import Rademacher
 from splitcodec.codecs.conditional import ConditionalCodec
 from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.transform import TransformCodec
-from splitcodec.codecs.trellis import Trellis
 from splitcodec.densities.channelwise import LEAST_LIKELIHOOD
 
 DELTAS = (0.1, 0.05, 0.01)
@@ -42,7 +41,7 @@ def covariance_of_codec(codec: TransformCodec, moments: Moments) -> dict[str, An
 
     Nor for a trellis, whose steps are longer than the distance of its values.
     """
-    if codec.levels or isinstance(codec, Trellis):
+    if codec.levels or codec.has_trellis:
         return {"channels_coded": codec.kept, "bits_per_token": None, "standard_error": None}
     bound = covariance_bound(latent_covariance(moments.covariance, codec.analysis), moments.tokens)
     return {"channels_coded": codec.kept, **asdict(bound)}

@@ -79,6 +79,8 @@ def rate_function(codec: TransformCodec) -> Function:
     if isinstance(relaxed, Klt | Trellis):
         scales = relaxed.scales().float()
         return lambda deviation: Gaussian().bits(relaxed.latent(deviation), scales).sum(-1)
+    if relaxed.has_trellis:
+        relaxed.latent_density = Gaussian()
     relaxed.noisy = lambda values: values
     return lambda deviation: relaxed.estimate(deviation, Known(torch.zeros_like(deviation[0])))[1]
 

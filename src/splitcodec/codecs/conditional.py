@@ -104,7 +104,7 @@ class ConditionalCodec(TransformCodec):
         rate = self.latent_density.bits(self.noisy(residual), log_scale.exp()).sum(-1)
         if self.side_density:
             rate = rate + self.side_density.bits(side).sum(-1)
-        positions = positions_of(log_scale) if self.levels else None
+        positions = None if self.table_gain is None else positions_of(log_scale)
         increment = self.increment(straight_through(residual), positions, known).to(mean)
         return self.decoded(base, mean, increment), rate
 

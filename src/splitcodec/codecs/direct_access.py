@@ -6,7 +6,8 @@ prediction sees the decoded latents of earlier tokens beside the side values, wh
 before, which the closed form knows without training. Each token waits for the one before, so
 coding walks through a sequence token by token; keys and values of earlier tokens are kept, so that
 a step costs one token. The encoder takes the same steps as the decoder, since rounding about a mean
-decides what later means are.
+decides what later means are. With `trellis` the channels of a token are quantised together
+(`codecs.search`), once all else is trained.
 
 Means that differ a little between machines do not change symbols, which only the encoder rounds;
 what they change are the inputs of the next tokens, and so positions among the coding tables, which
@@ -14,7 +15,9 @@ what they change are the inputs of the next tokens, and so positions among the c
 so that differences die away rather than grow with the number of tokens.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +30,41 @@ from splitcodec.codecs.klt import Klt
 from splitcodec.codecs.levels import Known, in_steps
 from splitcodec.codecs.networks import Past
 from splitcodec.codecs.rounding import straight_through
+from splitcodec.codecs.search import (
+    GRID,
+    LEAST_WEIGHT,
+    ROUNDS,
+    STEP,
+    cheapest_symbols,
+    error_weights,
+    in_grid,
+    lengthening,
+    pop_symbols,
+)
 from splitcodec.coding.entropy import Decoder
-from splitcodec.densities.location_scale import log_scales_at, table_positions
+from splitcodec.densities.location_scale import (
+    SCALES,
+    TABLE_STEP,
+    log_scales_at,
+    table_positions,
+)
+from splitcodec.densities.two_quantisers import TwoQuantisers, table_costs, values_of
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What a walk finds of each token, (batch, tokens, kept), `base` (batch, tokens, channels).
+
+    symbols and their tables int32, in float64 the values that they stand for, base, mean, and
+    position of the scale among the tables.
+    """
+
+    symbols: Tensor
+    values: Tensor
+    tables: Tensor
+    base: Tensor | float
+    mean: Tensor
+    positions: Tensor
 
 
 class DirectAccess(ConditionalCodec):
@@ -47,6 +83,18 @@ class DirectAccess(ConditionalCodec):
         if hyperparameters.history:
             self.history = nn.Parameter(torch.zeros(channels, channels))
             self.register_buffer("sink_energy", torch.tensor(torch.inf))
+        if hyperparameters.trellis:
+            self.latent_density = TwoQuantisers()
+            weights = torch.full((kept,), LEAST_WEIGHT, dtype=torch.int32)
+            self.register_buffer("error_weight", weights)
+            if self.table_gain is None:
+                self.table_gain = nn.Parameter(torch.ones(SCALES))
+            self.update()
+
+    @property
+    def has_trellis(self) -> bool:
+        """See TransformCodec."""
+        return self.hyperparameters.trellis
 
     def start_from(self, klt: Klt) -> None:
         """Also the linear prediction of the closed form."""
@@ -61,15 +109,29 @@ class DirectAccess(ConditionalCodec):
         history = getattr(self, "history", None)
         return [*super().linear_maps(), *([] if history is None else [history])]
 
+    def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
+        """See TransformCodec; of a trellis the rate is that of the integer tables."""
+        if self.training or not self.has_trellis:
+            return super().estimate(deviation, known)
+        finite = deviation.isfinite().all(-1)  # integers know of nothing else
+        deviation = deviation.where(finite[..., None], 0)
+        side = self.side(self.latent(deviation), known).round()
+        walk = self._quantised(self.exact().latent(deviation.double()), known, side)
+        tables = self.tables("latent")
+        bits = self.latent_density.bits(walk.symbols, walk.tables, tables).sum(-1)
+        if self.side_density:
+            bits = bits + self.side_density.bits(side).sum(-1)
+        return self._decoded(walk, known), bits.where(finite, torch.nan)
+
     def predict(
         self, deviation: Tensor, known: Known, latent: Tensor, side: Tensor
     ) -> tuple[Tensor | float, Tensor, Tensor]:
         """In training all tokens at once, with rounded latents as context; in evaluation token by
         token, as coding does."""
         if not self.training:
-            _, base, mean, positions = self._quantised(latent.double(), known, side)
-            base = base.to(latent) if isinstance(base, Tensor) else base
-            return base, mean.to(latent), log_scales_at(positions).to(latent)
+            walk = self._quantised(latent.double(), known, side)
+            base = walk.base.to(latent) if isinstance(walk.base, Tensor) else walk.base
+            return base, walk.mean.to(latent), log_scales_at(walk.positions).to(latent)
         rounded = self._rounded(latent, known)
         earlier = functional.pad(rounded[:, :-1], (0, 0, 1, 0))
         inputs = self.with_level(torch.cat([self.normalised(earlier), side], -1), known)
@@ -93,9 +155,8 @@ class DirectAccess(ConditionalCodec):
     ) -> tuple[Tensor, Tensor, Signals]:
         """See ConditionalCodec."""
         exact = self.exact().latent(deviation.double())
-        symbols, _, _, positions = self._quantised(exact, known, side, past)
-        indexes = positions.round().to(torch.int32)
-        return symbols.to(torch.int32), indexes, Signals.everywhere(positions)
+        walk = self._quantised(exact, known, side, past)
+        return walk.symbols, walk.tables, Signals.everywhere(walk.positions)
 
     def dequantise(
         self,
@@ -108,14 +169,69 @@ class DirectAccess(ConditionalCodec):
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
 
-        def decoded(token: int, mean: Tensor, positions: Tensor) -> Tensor:
-            indexes = signals.indexes(positions[:, None], token)[:, 0]
-            return coder.pop(indexes.masked_fill_(~mask[:, token], -1), self.tables("latent"))
+        tables = self.tables("latent")
+        tables = tables.cpu() if self.has_trellis else tables
 
-        symbols, base, mean, positions = self._walk(known, side, decoded, past)
-        base = base.float() if isinstance(base, Tensor) else base
-        increment = self.increment(symbols.float(), positions, known).float()
-        return self.decoded(base, mean.float(), increment), symbols.to(torch.int32)
+        def popped(token: int, mean: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | int]:
+            indexes, there = signals.indexes(positions[:, None], token)[:, 0], mask[:, token]
+            if not self.has_trellis:
+                return coder.pop(indexes.masked_fill_(~there, -1), tables), 0
+            found = pop_symbols(coder, indexes.T[..., None].cpu(), there.cpu(), tables)
+            return tuple(part[..., 0].T.to(mask.device) for part in found)
+
+        walk = self._walk(known, side, popped, past)
+        return self._decoded(walk, known), walk.symbols
+
+    @torch.no_grad()
+    def put_trellis(
+        self,
+        deviation: Tensor,
+        known: Known,
+        where: Tensor,
+        sensitivity: Tensor,
+        rate_weight: float,
+    ) -> None:
+        """Quantise with a trellis from now on, at λ = `rate_weight` (nats a bit).
+
+        Steps become longer, and weights, tables and gains are found on `deviation` (batch, tokens,
+        channels), of which tokens `where` (batch, tokens) count, at the levels of `known`;
+        `sensitivity` (channels, channels). The codec has been trained without.
+        """
+        self._lengthen_steps(STEP)
+        weights = error_weights(self.squared_steps(sensitivity), rate_weight)
+        self.error_weight.copy_(weights)
+        learned = self.table_gain.clone()
+        side = self.side(self.latent(deviation), known).round()
+        latent = self.exact().latent(deviation.double())
+        for _ in range(ROUNDS):
+            walk = self._quantised(latent, known, side)
+            self.latent_density.count(walk.symbols[where].abs(), walk.tables[where])
+            wanted = in_steps(latent - walk.mean, known.steps)[where].flatten()
+            values, rows = walk.values[where].flatten(), walk.positions[where].round().flatten()
+            sums = wanted.new_zeros(2, SCALES)
+            sums.index_add_(1, rows.long(), torch.stack([wanted.square(), wanted * values]))
+            self.table_gain.copy_(learned * lengthening(*sums))
+            self.update()
+
+    def _lengthen_steps(self, ratio: float) -> None:
+        """What is coded stays as it is, at steps that are `ratio` times as long."""
+        self.analysis /= ratio
+        self.synthesis *= ratio
+        self.log_scale -= math.log(ratio)
+        for parameter in self.prediction[-1].parameters():
+            parameter[: self.kept] /= ratio
+        # Scales lie as many tables lower.
+        tables = torch.arange(SCALES) + math.log(ratio) / TABLE_STEP
+        lower = tables.long().clamp(max=SCALES - 2)
+        share = (tables - lower).clamp(max=1).to(self.table_gain)
+        gain = self.table_gain
+        gain.copy_((1 - share) * gain[lower] + share * gain[lower + 1])
+
+    def _decoded(self, walk: "_Walk", known: Known) -> Tensor:
+        """The deviation that a walk leads to, float32."""
+        base = walk.base.float() if isinstance(walk.base, Tensor) else walk.base
+        increment = self.increment(walk.values.float(), walk.positions, known).float()
+        return self.decoded(base, walk.mean.float(), increment)
 
     def _from_history(self, earlier: Tensor) -> Tensor:
         """The linear prediction of each token from the one before.
@@ -146,25 +262,32 @@ class DirectAccess(ConditionalCodec):
 
     def _quantised(
         self, latent: Tensor, known: Known, side: Tensor, past: Past | None = None
-    ) -> tuple[Tensor, ...]:
-        """Symbols, base, mean and position among the tables, as the decoder will find them."""
+    ) -> "_Walk":
+        """The walk that the decoder will take."""
+        costs = table_costs(self.tables("latent")) if self.has_trellis else None
 
-        def rounded(token: int, mean: Tensor, positions: Tensor) -> Tensor:
-            return in_steps(latent[:, token] - mean, known.at(token).steps).round()
+        def chosen(token: int, mean: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | int]:
+            residual = in_steps(latent[:, token] - mean, known.at(token).steps)
+            if costs is None:
+                return residual.round(), 0
+            latents = in_grid((GRID * residual).round()).T.contiguous()
+            found = cheapest_symbols(latents, self.error_weight, positions.round().T, costs)
+            return tuple(part.T for part in found)
 
-        return self._walk(known, side, rounded, past)
+        return self._walk(known, side, chosen, past)
 
     @torch.no_grad()
     def _walk(
         self,
         known: Known,
         side: Tensor,
-        symbols_of: Callable[[int, Tensor, Tensor], Tensor],
+        symbols_of: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor | int]],
         past: Past | None,
-    ) -> tuple[Tensor, Tensor | float, Tensor, Tensor]:
-        """Symbols, base, mean of every latent and its position among the tables; all float64.
+    ) -> "_Walk":
+        """From token to token, in float64.
 
-        `symbols_of` finds the symbols of a token from its number and their mean and position.
+        `symbols_of` finds a token's symbols, and which quantisers they are of, from its number and
+        their mean and position.
         """
         batch, tokens, _ = side.shape
         exact = self.exact()
@@ -180,11 +303,16 @@ class DirectAccess(ConditionalCodec):
             if exact.history is not None:
                 base = exact._from_history(past.deviation[:, None].expand(-1, 2, -1))[:, 1]
                 mean = mean + exact.latent(base)
-            symbols = symbols_of(token, mean, positions).double()
-            past.latent = mean + own.steps * symbols
+            symbols, shifted = symbols_of(token, mean, positions)
+            values = symbols.double()
+            if self.has_trellis:
+                values = values_of(symbols, shifted, torch.float64)
+            past.latent = mean + own.steps * values
             if exact.history is not None:
-                decoded = exact.decoded(base, mean, exact.increment(symbols, positions, own))
+                decoded = exact.decoded(base, mean, exact.increment(values, positions, own))
                 past.deviation = decoded + own.offsets.double()
-            steps.append((symbols, base, mean, positions))
-        symbols, base, mean, positions = (torch.stack(p, 1) for p in zip(*steps, strict=True))
-        return symbols, 0.0 if self.history is None else base, mean, positions
+            tables = positions.round().to(torch.int32)
+            tables = torch.add(tables, shifted, alpha=SCALES)
+            steps.append((symbols.to(torch.int32), values, tables, base, mean, positions))
+        walk = _Walk(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True)))
+        return replace(walk, base=0.0) if self.history is None else walk

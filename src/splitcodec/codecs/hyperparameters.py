@@ -90,3 +90,15 @@ class DirectAccessHyperparameters(HyperpriorHyperparameters):
     history: bool = Field(
         False, description="predict linearly from the decoded representation one token before"
     )
+    trellis: bool = Field(
+        False,
+        description="once trained, quantise the channels of a token together: fewer bits, and some "
+        "milliseconds a token",
+    )
+
+    @model_validator(mode="after")
+    def a_trellis_has_a_family_of_its_own(self) -> Self:
+        """Its tables are counted, and Gaussian to begin with."""
+        if self.trellis and self.family != "gaussian":
+            raise ValueError(f"a trellis goes with the family gaussian, not {self.family}")
+        return self

@@ -92,12 +92,17 @@ class TransformCodec(Codec):
         if hyperparameters.tokens:
             self.token_map = nn.Parameter(torch.zeros(channels, channels), requires_grad=False)
             self.register_buffer("row_mean", torch.zeros(channels))
-        self.levels = None
+        self.levels = self.table_gain = None
         if hyperparameters.levels:
             self.levels = Levels(channels, hyperparameters.levels)
             self.table_gain = nn.Parameter(torch.ones(SCALES), requires_grad=False)
         self._embedding: Tensor | None = None
         self._exact: tuple[list[tuple[int, int]], Self] | None = None
+
+    @property
+    def has_trellis(self) -> bool:
+        """Whether the channels of a token are quantised together (`codecs.search`)."""
+        return False
 
     @property
     def sends_tokens(self) -> bool:
@@ -118,7 +123,7 @@ class TransformCodec(Codec):
         rounding in the reconstruction (Minnen and Singh 2020)."""
         mask = mask_of(lengths, representation.shape[1])
         means, offsets = self.means(tokens, representation.shape[1])
-        known = Known(offsets, self._choose_levels(representation))
+        known = Known(offsets, self.choose_levels(representation))
         deviation, bits = self.estimate(representation - means, known)
         if self.levels:
             bits = bits + self.levels.bits(known.levels[..., 0], self.tables("level"))
@@ -172,7 +177,7 @@ class TransformCodec(Codec):
         coder = Encoder()
         if self.sends_tokens:
             self.token_density.encode(coder, tokens, mask[..., 0], self.tables("token"))
-        known = Known(offsets, self._choose_levels(representation))
+        known = Known(offsets, self.choose_levels(representation))
         if self.levels:
             levels = self.levels.symbols(known.levels).to(torch.int32)
             coder.put(levels, _first_table(mask), self.tables("level"))
@@ -303,7 +308,7 @@ class TransformCodec(Codec):
         `positions`: of their scales among the coding tables. Gains between two tables are
         interpolated, so that what two machines decode differs as little as their positions do.
         """
-        if self.levels is None:
+        if self.table_gain is None:
             return symbols
         lower = positions.detach().floor().long().clamp(0, SCALES - 2)
         share = positions - lower
@@ -386,7 +391,7 @@ class TransformCodec(Codec):
             )
         return values
 
-    def _choose_levels(self, representation: Tensor) -> Tensor | None:
+    def choose_levels(self, representation: Tensor) -> Tensor | None:
         """(batch, tokens, 1) int64, where tokens have levels."""
         return self.levels.choose(representation)[..., None] if self.levels else None
 

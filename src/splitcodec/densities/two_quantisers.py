@@ -75,9 +75,9 @@ def _reach(scale: float) -> int:
     return math.ceil(Gaussian.tail * scale) + 1
 
 
-def values_of(symbols: Tensor, shifted: Tensor) -> Tensor:
-    """What symbols stand for, in steps; float32, of the shape of both. `shifted` is 0 or 1."""
-    return symbols.float() - 0.5 * (symbols.sign() * shifted).float()
+def values_of(symbols: Tensor, shifted: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What symbols stand for, in steps; of the shape of both. `shifted` is 0 or 1."""
+    return symbols.to(dtype) - 0.5 * (symbols.sign() * shifted).to(dtype)
 
 
 def _shifted(symbols: Tensor, scale: Tensor) -> Tensor:

@@ -129,6 +129,8 @@ def check_mode(codec: str, mode: Mode, changes: Mapping[str, Any], shared: Seque
         raise ValueError(f"{codec} has no gradient; it goes with the modes frozen and back")
     if levels and changes_front(mode):
         raise ValueError("levels follow the sensitivity of a fixed front; end to end has none")
+    if changes.get("trellis") and mode != "frozen":
+        raise ValueError("a trellis has no gradient; it goes with the mode frozen alone")
     for name in ("tokens", "history"):
         if changes.get(name) and changes_front(mode):
             raise ValueError(f"{name} predicts what a fixed front makes; end to end has none")

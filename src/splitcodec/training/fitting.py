@@ -16,16 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitcodec.activations.moments import Moments, Sample, moments_of, sample_tokens
+from splitcodec.activations.moments import (
+    Moments,
+    Sample,
+    moments_of,
+    ordinary_tokens,
+    sample_tokens,
+)
 from splitcodec.activations.store import Activations, Batch
 from splitcodec.codecs.base import Codec
 from splitcodec.codecs.catalogue import middle
+from splitcodec.codecs.direct_access import DirectAccess
 from splitcodec.codecs.hyperparameters import (
+    DirectAccessHyperparameters,
     KltHyperparameters,
     TrainedHyperparameters,
     TrellisHyperparameters,
 )
 from splitcodec.codecs.klt import Klt, fit_klt
+from splitcodec.codecs.levels import Known
 from splitcodec.codecs.registry import build_codec
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.codecs.trellis import Trellis
@@ -37,6 +46,7 @@ from splitcodec.training.sensitivity import Sensitivity
 
 _WARM_UP = 0.1
 _VALIDATION_BATCH = 2
+_TRELLIS_TOKENS = 1 << 14
 _LARGEST_CHANGE = 0.02
 """Peak learning rate of a transform, relative to the size of its entries, at any λ."""
 
@@ -119,6 +129,34 @@ def fit_from_klt(
     return codec.eval()
 
 
+def fit_direct_access(
+    hyperparameters: DirectAccessHyperparameters,
+    data: TrainingData,
+    rate_weights: Sequence[float],
+    seed: int,
+    checkpoint: Path,
+    log: Log,
+) -> DirectAccess:
+    """Trained as all are; then, where one is asked for, with the trellis, which has no gradient."""
+    plain = hyperparameters.model_copy(update={"trellis": False})
+    learned = fit_from_klt("direct-access", plain, data, rate_weights, seed, checkpoint, log)
+    if not hyperparameters.trellis:
+        return learned
+    codec = build_codec(
+        learned.name,
+        learned.channels,
+        hyperparameters.model_dump(),
+        **DirectAccess.shape_of_state(learned.state_dict()),
+    )
+    codec.load_state_dict(learned.state_dict(), strict=False)
+    codec.update()
+    if codec.sends_tokens:
+        codec.attach(data.model.embedding)
+    Fitting(codec.eval(), plain, data, rate_weights, seed).put_trellis()
+    codec.cpu().update()
+    return codec
+
+
 def start(name: str, hyperparameters: KltHyperparameters, klt: Klt) -> TransformCodec:
     """A codec that has learnt nothing beyond the closed form."""
     shape = Klt.shape_of_state(klt.state_dict())
@@ -162,7 +200,8 @@ def fit_trellis(
 FITTERS: dict[str, Callable[..., Codec]] = {
     "klt": fit_klt_codec,
     "trellis": fit_trellis,
-    **{name: partial(fit_from_klt, name) for name in ("factorised", "hyperprior", "direct-access")},
+    "direct-access": fit_direct_access,
+    **{name: partial(fit_from_klt, name) for name in ("factorised", "hyperprior")},
 }
 """How a codec is fitted: (hyper-parameters, data, every λ, seed, checkpoint, log) to codec."""
 
@@ -217,6 +256,23 @@ class Fitting:
         phases = [fit, polish] if settings.polish_steps else [fit]
         Loop(self.codec, phases, self.seed, recipe, checkpoint, log).run()
         self._turn_to(None)
+
+    def put_trellis(self) -> None:
+        """Quantise with a trellis from now on, of several λ on every so many sequences."""
+        batch = self._batch(0, _TRELLIS_TOKENS, self.data.activations)
+        means, offsets = self.codec.means(batch.tokens, batch.representation.shape[1])
+        levels = []
+        for turn, sequence in enumerate(batch.representation):
+            self._turn_to(turn)
+            levels.append(self.codec.choose_levels(sequence[None]))
+        self._turn_to(None)
+        self.codec.put_trellis(
+            batch.representation - means,
+            Known(offsets, torch.cat(levels) if self.codec.levels else None),
+            ordinary_tokens(batch.representation, batch.mask),
+            self.data.sensitivity.matrix.to(means.device),
+            self.rate_weight,
+        )
 
     def _turn_to(self, turn: int | None) -> float:
         """Let the codec code at the λ whose turn it is, or at the middle; returns that λ."""
