@@ -25,10 +25,10 @@ def trellis():
 
 def branches_of(parities):
     """2 · quantiser + parity of each symbol of these parities."""
-    state, branches = State.first(torch.tensor(0)), []
+    state, branches = State.first(), []
     for parity in parities:
         branches.append(2 * int(state.a) + parity)
-        state = state.after(torch.tensor(parity))
+        state = state.after(parity)
     return branches
 
 
@@ -55,9 +55,9 @@ def test_large_costs_do_not_overflow():
     generator = torch.Generator().manual_seed(2)
     costs = torch.randint((1 << 24) - 5000, 1 << 24, (1000, 4, 3), generator=generator)
     sums = [[0] + [1 << 40] * 7 for _ in range(3)]
-    states = [State(*(torch.tensor(s >> bit & 1) for bit in range(3))) for s in range(8)]
+    states = [State(*(s >> bit & 1 for bit in range(3))) for s in range(8)]
     after = [
-        [int(n.a) + 2 * int(n.b) + 4 * int(n.c) for n in map(s.after, torch.tensor([0, 1]))]
+        [int(n.a) + 2 * int(n.b) + 4 * int(n.c) for n in map(s.after, (0, 1))]
         for s in states
     ]
     for step in costs.permute(0, 2, 1).tolist():

@@ -6,6 +6,7 @@ divergence + λ · bits, to second order and of the quantisers' own values. Weig
 is decoded, and that errs along the signal (`benchmarks/leads.py`): it is decoded longer by as much.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,16 +79,17 @@ def pop_symbols(
     tokens. Both, and what is returned (kept, …), on the processor, where the coder is: there is
     little to compute a channel.
     """
-    shape, padded = (len(first), *there.shape), not there.all()
-    symbols, shifted = (torch.empty(shape, dtype=torch.int32) for _ in range(2))
-    state = State.first(there.int())
-    for channel, own in enumerate(first):
-        indexes = torch.add(own, state.a, alpha=SCALES)
+    none, padded = ~there.numpy(), not there.all()
+    symbols, shifted = (np.empty((len(first), *there.shape), np.int32) for _ in range(2))
+    state = State.first(tuple(there.shape))
+    for channel, own in enumerate(first.numpy()):
+        indexes = own + SCALES * state.a
         if padded:
-            indexes.masked_fill_(~there, -1)
-        symbols[channel], shifted[channel] = coder.pop(indexes, tables), state.a
-        state = state.after(symbols[channel])
-    return symbols, shifted
+            indexes[none] = -1
+        found = coder.pop(torch.from_numpy(indexes), tables).numpy()
+        symbols[channel], shifted[channel] = found, state.a
+        state = state.after(found)
+    return torch.from_numpy(symbols), torch.from_numpy(shifted)
 
 
 def lengthening(squares: Tensor, along: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ PRECISION = 16
 _LEAST_STATE = 1 << 23
 """The coder's state before the first symbol; between symbols it is at least that, below 2^31."""
 _MOST_POPPED = 1 << 20
-"""Symbols of a stream that are decoded before it is checked that it had as many."""
+"""Symbols of a stream that are decoded at a time."""
+_MOST_UNCHECKED = 1 << 12
+"""Symbols that may have been decoded when it is checked that the stream had as many: where few are
+decoded at a time, the check takes as long."""
 _OTHER = (
     "a stream decoded to other symbols than were encoded, since it {}: it is damaged, the codec "
     "differs, or this machine computes its networks differently"
@@ -109,8 +112,8 @@ class Decoder:
     """Symbols of several streams, some columns at a time, in the order of encoding.
 
     The library trusts its streams: of a stream that ends too early it reads on downwards in memory.
-    Here zeros lie there, more than it can read before `pop` notices; they are mapped and not
-    touched, so that good streams pay nothing for them.
+    Here zeros lie there, more than it can read before it is noticed, soon or by `finish`; they are
+    mapped and not touched, so that good streams pay nothing for them.
     """
 
     def __init__(self, streams: list[bytes]) -> None:
@@ -118,27 +121,38 @@ class Decoder:
             if len(stream) < 4 or not _LEAST_STATE <= _state(stream) < _LEAST_STATE << 8:
                 raise BitstreamError("a stream does not start as the coder's do: it is damaged")
         self._stream = _with_room(_C.rans_byte_strings_to_stream(streams))
+        self._rans32_pop, self._unchecked = _C.rans32_pop, 0
 
     def pop(self, indexes: Tensor, tables: Tables) -> Tensor:
         """The next symbols at table `indexes` (streams, …), int32; those at index -1 are zero.
 
-        Raises BitstreamError for a stream that has no more.
+        Raises BitstreamError for a stream that has no more, though not always at once.
         """
         with coder_clock.running():
             flat, parts = indexes.flatten(1).cpu(), _parts(tables)
-            # what has been read is taken off the stream in place
-            popped = [self._pop(part, parts) for part in flat.split(_MOST_POPPED, 1)]
-            symbols = popped[0] if len(popped) == 1 else torch.cat(popped, 1)
+            if flat.shape[1] <= _MOST_POPPED:
+                symbols = self._pop(flat, parts)
+            else:
+                popped = [self._pop(part, parts) for part in flat.split(_MOST_POPPED, 1)]
+                symbols = torch.cat(popped, 1)
             return symbols.view(indexes.shape).to(indexes.device)
 
     def _pop(self, indexes: Tensor, tables: list[Tensor]) -> Tensor:
-        symbols = _C.rans32_pop(self._stream, indexes.contiguous(), *tables)
+        """What has been read is taken off the stream in place."""
+        symbols = self._rans32_pop(self._stream, indexes.contiguous(), *tables)
+        self._unchecked += indexes.shape[1]
+        if self._unchecked > _MOST_UNCHECKED:
+            self._check()
+        return symbols
+
+    def _check(self) -> None:
+        self._unchecked = 0
         if (self._stream[:, 0] < 4).any():
             raise BitstreamError(_OTHER.format("ends before its symbols"))
-        return symbols
 
     def finish(self) -> None:
         """Raise BitstreamError unless all symbols that were encoded have been decoded."""
+        self._check()
         if self._stream[:, :2].ne(torch.tensor([4, _LEAST_STATE])).any():
             raise BitstreamError(_OTHER.format("goes on after its symbols"))
 
@@ -189,7 +203,7 @@ def _with_room(stream: Tensor) -> Tensor:
     30 half bytes follow.
     """
     rows, words = stream.shape
-    room = 66 * _MOST_POPPED + 16 * 4 * stream.numel()
+    room = 66 * (_MOST_POPPED + _MOST_UNCHECKED) + 16 * 4 * stream.numel()
     rows_before = -(-room // (4 * words)) if words else 0
     # NumPy's zeros are pages that the system gives when they are touched.
     whole = torch.from_numpy(np.zeros((rows_before + rows, words), np.int32))
@@ -198,5 +212,4 @@ def _with_room(stream: Tensor) -> Tensor:
 
 
 def _parts(tables: Tables) -> list[Tensor]:
-    own = tables.cpu()
-    return [own.cumulative, own.sizes, own.lowest]
+    return [part.cpu() for part in (tables.cumulative, tables.sizes, tables.lowest)]
