@@ -56,10 +56,7 @@ def test_large_costs_do_not_overflow():
     costs = torch.randint((1 << 24) - 5000, 1 << 24, (1000, 4, 3), generator=generator)
     sums = [[0] + [1 << 40] * 7 for _ in range(3)]
     states = [State(*(s >> bit & 1 for bit in range(3))) for s in range(8)]
-    after = [
-        [int(n.a) + 2 * int(n.b) + 4 * int(n.c) for n in map(s.after, (0, 1))]
-        for s in states
-    ]
+    after = [[int(n.a) + 2 * int(n.b) + 4 * int(n.c) for n in map(s.after, (0, 1))] for s in states]
     for step in costs.permute(0, 2, 1).tolist():
         for token, own in enumerate(step):
             following = [1 << 41] * 8
