@@ -195,6 +195,30 @@ def test_a_codec_for_all_lambdas_needs_several_and_the_levels_for_them(place, va
     assert said in complaint(changed(place, value))
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"start": "contxt"}, "there is no codec contxt"),
+        ({"start": "klt"}, "klt must have the same settings, λ included, but for the trellis"),
+        ({"lambdas": [1e-3, 2e-3]}, "must have the same settings, λ included"),
+        ({"lambdas": [1e-3]}, "shared is for several λ"),
+        ({"seeds": [1]}, "must have the same settings"),
+        ({"set": {"trellis": True, "levels": 5}}, "must have the same settings"),
+        ({"set": {}}, "start is for set: {trellis: true}"),
+        ({"mode": "back", "shared": False}, "a trellis has no gradient"),
+    ],
+)
+def test_a_trellis_starts_from_the_same_codec_without(changes, said):
+    values = copy.deepcopy(TINY)
+    ours = values["codecs"][2]
+    plain = ours | {"name": "plain", "set": {**ours["set"], "trellis": False}}
+    values["codecs"] += [plain, started := ours | {"name": "started", "start": "plain"}]
+    assert load_settings(values).codecs[-1].start == "plain"
+    assert not load_settings(values).codecs[-1].compares_outputs
+    started |= changes
+    assert said in complaint(values)
+
+
 def test_a_class_in_the_path_is_refused_of_a_data_set():
     values = yaml.safe_load((PARAMS / "vision.yaml").read_text())
     inner = {"kind": "dataset", "dataset": "a/b", "label": "fine_label"}

@@ -188,3 +188,28 @@ def test_one_codec_serves_every_lambda_between_those_it_was_trained_for(world, m
     with pytest.raises(InputError, match="codec of one λ"):
         set_rate(tmp_path / "0.006", 0.006, tmp_path / "again")
     assert not (tmp_path / "beyond").exists()
+
+
+def test_a_trellis_is_put_into_a_codec_that_has_learned(world, material, tmp_path):
+    """To the same codec as where all is done in one."""
+    changes = SMALL | dict(codec="direct-access", levels=4, rate_weight=[0.002, 0.02])
+    whole = fit(world, tmp_path / "whole", material, trellis=True, **changes)
+    plain = fit(world, tmp_path / "plain", material, **changes)
+    start = material | {"start": plain}
+    put = fit(world, tmp_path / "put", start, trellis=True, **changes)
+    first, second, before = (
+        json.loads((at / "codec.json").read_text()) for at in (whole, put, plain)
+    )
+    assert first["hash"] == second["hash"] != before["hash"]
+    assert second["train_seconds"] > before["train_seconds"]
+    assert (put / "training.jsonl").read_text() == (plain / "training.jsonl").read_text()
+
+    with pytest.raises(InputError, match="is of another hyperparameters; --start takes") as caught:
+        fit(world, tmp_path / "wider", start, trellis=True, **changes | {"levels": 5})
+    assert one_line(caught.value)
+    with pytest.raises(InputError, match="is of another lambda, lambdas; --start takes"):
+        fit(world, tmp_path / "rate", start, trellis=True, **changes | {"rate_weight": 0.02})
+    with pytest.raises(InputError, match="is of another hyperparameters"):
+        fit(world, tmp_path / "again", material | {"start": put}, trellis=True, **changes)
+    with pytest.raises(SettingsError, match="--start is for --set trellis=true"):
+        fit(world, tmp_path / "none", start, **changes)

@@ -18,7 +18,7 @@ rule train_codec:
         **needs("train"),
     params:
         recipe=recipe,
-        material=lambda wildcards, input: flags(**dict(input.items())),
+        material=material_flags,
         dtype=model_dtype,
         out=f"{RESULTS}/codecs/{POINT}",
         # Snakemake deletes outputs before a rerun; what training resumes from lies elsewhere.

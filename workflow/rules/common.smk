@@ -281,9 +281,18 @@ def training_material(wildcards):
         "validation_references": store("validation", "final"),
         "sensitivity": f"{RESULTS}/sensitivity/{{model}}/split{{split}}.safetensors",
     }
+    if start := CODECS[wildcards.codec].start:
+        place = POINT.replace("{codec}", start)
+        material["start"] = [f"{RESULTS}/codecs/{place}/{file}" for file in CODEC_FILES]
     if wildcards.codec in COMPARING:
         material["references"] = store("train", "final")
     return material
+
+
+def material_flags(wildcards, input):
+    """What a codec is trained on, as flags."""
+    start = {"start": folders(input.start)} if CODECS[wildcards.codec].start else {}
+    return flags(**dict(input.items()) | start)
 
 
 def tuning_material(wildcards):

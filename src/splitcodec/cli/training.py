@@ -84,6 +84,10 @@ def train(
     tokens: Annotated[
         Path | None, typer.Option(help="training tokens, for end-to-end; all of them are used")
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="with --set trellis=true: directory of this codec, trained without"),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="to resume from; beside the codec if not named")
     ] = None,
@@ -110,6 +114,7 @@ def train(
         validation_references=validation_references,
         model=load_model(model, model_dtype, *given) if wanted.needs_model and model else None,
         tokens=tokens,
+        start=start,
         checkpoint=checkpoint or out.with_name(out.name + ".checkpoint"),
     )
     with ExitStack() as stack:

@@ -78,6 +78,14 @@ class Settings(Strict):
     tasks: Annotated[list[Task], Different] = Field([])
 
     @model_validator(mode="after")
+    def starts_are_there(self) -> Self:
+        """Codecs that begin from others of this experiment begin from the right ones."""
+        codecs = {codec.name: codec for codec in self.codecs}
+        for codec in self.codecs:
+            codec.check_start(codecs)
+        return self
+
+    @model_validator(mode="after")
     def inputs_are_there(self) -> Self:
         """What a model reads is in the parameters; what only text has is for models of text."""
         for model in self.models:

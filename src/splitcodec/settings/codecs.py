@@ -40,6 +40,11 @@ class Codec(Strict):
         [], description="of this codec alone; the experiment's if left out"
     )
     set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")
+    start: Name | None = Field(
+        None,
+        description="with trellis: the codec, trained without, that it is put into; if left out, "
+        "another is trained",
+    )
     tuning: Tuning = Field(Tuning(), description="how the model learns; nothing in mode frozen")
 
     @model_validator(mode="before")
@@ -90,6 +95,8 @@ class Codec(Strict):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Codec, mode and λ go together."""
+        if self.start and not self.set.get("trellis"):
+            raise ValueError("start is for set: {trellis: true}; leave it out")
         if self.shared and len(self.lambdas) < 2:
             raise ValueError("shared is for several λ; name more, or leave it out")
         check_mode(self.codec, self.mode, self.set, self.lambdas if self.shared else [])
@@ -107,11 +114,30 @@ class Codec(Strict):
     def compares_outputs(self) -> bool:
         """Whether its training compares what the model says of the training text with and without
         the codec, for which the uncoded final representation is needed."""
-        if changes_front(self.mode):
+        if changes_front(self.mode) or self.start:
             return False
         own = hyperparameters_of(self.codec).model_validate(self.set)
         to_the_model = self.mode != "frozen" and self.tuning.loss == "kl"
         return to_the_model or getattr(own, "polish_steps", 0) > 0
+
+    def check_start(self, codecs: Mapping[str, "Codec"]) -> None:
+        """Raise ValueError unless what it starts from is the same codec before its trellis."""
+        if self.start is None:
+            return
+        if self.start not in codecs:
+            raise ValueError(f"{self.name}: start: there is no codec {self.start}")
+        other = codecs[self.start]
+        same = all(
+            getattr(self, key) == getattr(other, key)
+            for key in ("codec", "mode", "shared", "seeds")
+        )
+        same &= self.set | {"trellis": False} == other.set | {"trellis": False}
+        fewer = set(self.lambdas) < set(other.lambdas) and not self.shared
+        if other.set.get("trellis") or not same or not (fewer or self.lambdas == other.lambdas):
+            raise ValueError(
+                f"{self.name}: start: {other.name} must have the same settings, λ included, but "
+                "for the trellis"
+            )
 
 
 def changes_front(mode: str) -> bool:

@@ -65,6 +65,8 @@ class TrainingData:
     references: Activations | None = None
     validation: tuple[Activations, Activations] | None = None
     model: SplitModel | None = None
+    start: TransformCodec | None = None
+    """What the codec is before its trellis, if that has been trained."""
     sources: list[str] = field(default_factory=list)
     """Hashes of what else decides the result: a checkpoint of other material is not used."""
 
@@ -139,7 +141,8 @@ def fit_direct_access(
 ) -> DirectAccess:
     """Trained as all are; then, where one is asked for, with the trellis, which has no gradient."""
     plain = hyperparameters.model_copy(update={"trellis": False})
-    learned = fit_from_klt("direct-access", plain, data, rate_weights, seed, checkpoint, log)
+    arguments = plain, data, rate_weights, seed, checkpoint, log
+    learned = data.start or fit_from_klt("direct-access", *arguments)
     if not hyperparameters.trellis:
         return learned
     codec = build_codec(

@@ -24,8 +24,9 @@ from splitcodec.codecs.catalogue import (
 )
 from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.registry import build_codec, load_codec
+from splitcodec.codecs.transform import TransformCodec
 from splitcodec.errors import InputError, SettingsError
-from splitcodec.files import atomic_path, sha256_of_file, write_text
+from splitcodec.files import atomic_path, read_json, sha256_of_file, write_text
 from splitcodec.inputs.tokens import read_tokens
 from splitcodec.settings import Mode, Tuning, changes_front, check_mode, describe
 from splitcodec.splitting.model import SplitModel
@@ -129,8 +130,8 @@ def recipe(
 class Material:
     """What a codec learns from beside the activations, and where it may resume.
 
-    `references` and `validation` are stores, `tokens` is a token file; what is needed depends on
-    the mode.
+    `references` and `validation` are stores, `tokens` is a token file, `start` is the folder of a
+    codec; what is needed depends on the mode.
     """
 
     checkpoint: Path
@@ -140,6 +141,7 @@ class Material:
     validation_references: Path | None = None
     model: SplitModel | None = None
     tokens: Path | None = None
+    start: Path | None = None
 
     def need(self, why: str, *names: str, instead: str = "") -> None:
         """Raise InputError unless all of these are given; `instead` says what else would do."""
@@ -161,6 +163,9 @@ def train(
     stored = Activations(activations)
     started = time.monotonic()
     log, changes = Log(out / "training.jsonl", watch), None
+    start = material.start if material else None
+    if start and not getattr(wanted.hyperparameters, "trellis", False):
+        raise SettingsError("--start is for --set trellis=true; leave it out")
     if wanted.tuned:
         codec, changes = _tune(wanted, stored, material, log)
     elif wanted.learned:
@@ -169,6 +174,9 @@ def train(
         codec = build_codec(wanted.codec, stored.channels, {})
     if not _first_process():
         return
+    seconds = time.monotonic() - started
+    if start:
+        seconds += read_json(start / "codec.json").get("train_seconds", 0.0)
     meaning = {
         "name": wanted.name,
         "mode": wanted.mode if wanted.learned else "none",
@@ -177,12 +185,15 @@ def train(
         "seed": wanted.seed if wanted.learned else None,
         **({"tuning": wanted.tuning.model_dump()} if wanted.tuned else {}),
         **{key: stored.metadata[key] for key in ("model", "model_hash", "split", "data_hash")},
-        "train_seconds": round(time.monotonic() - started, 3),
+        "train_seconds": round(seconds, 3),
         "versions": {"splitcodec": __version__, "torch": torch.__version__}
         | {name: version(name) for name in ("torch_ans", "transformers")},
     }
     save_codec(codec, out, meaning, changes)
-    write_text(out / "training.jsonl", log.text())
+    if start:
+        _copy_log(start, out)
+    else:
+        write_text(out / "training.jsonl", log.text())
     if material:
         for checkpoint in (material.checkpoint, _tuning_checkpoint(material)):
             checkpoint.unlink(missing_ok=True)
@@ -205,6 +216,10 @@ def set_rate(directory: Path, rate_weight: float, out: Path) -> None:
     codec.levels.set_rate(rate_weight / meaning["lambda"])
     seconds = round(meaning.get("train_seconds", 0.0) / len(several), 3)
     save_codec(codec, out, meaning | {"lambda": rate_weight, "train_seconds": seconds})
+    _copy_log(directory, out)
+
+
+def _copy_log(directory: Path, out: Path) -> None:
     with atomic_path(out / "training.jsonl") as temporary:
         shutil.copyfile(directory / "training.jsonl", temporary)
 
@@ -217,13 +232,37 @@ def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> C
         material.need("a codec that sends token ids", "model")
     data = TrainingData(stored, found, split, model=material.model)
     data.sources = [sha256_of_file(material.sensitivity)]
-    if getattr(wanted.hyperparameters, "polish_steps", 0):
+    if material.start:
+        data.start = _started(wanted, stored, material.start)
+    elif getattr(wanted.hyperparameters, "polish_steps", 0):
         material.need("polishing", *_POLISHING, instead="; or --set polish_steps=0")
         data.references = _references(stored, material)
         data.validation = _validation(stored, material)
         data.sources.append(data.validation[0].metadata["data_hash"])
     arguments = (data, wanted.rate_weights, wanted.seed, material.checkpoint, log)
     return FITTERS[wanted.codec](wanted.hyperparameters, *arguments)
+
+
+def _started(wanted: Recipe, stored: Activations, directory: Path) -> TransformCodec:
+    """The codec of a folder, if it is the wanted one before its trellis; InputError else."""
+    codec, meaning = load_codec(directory)
+    plain = wanted.hyperparameters.model_copy(update={"trellis": False})
+    expected = {
+        "codec": wanted.codec,
+        "hyperparameters": plain,
+        "mode": wanted.mode,
+        "lambda": wanted.rate_weight,
+        "lambdas": list(wanted.rate_weights) if len(wanted.rate_weights) > 1 else None,
+        "seed": wanted.seed,
+        **{key: stored.metadata[key] for key in ("model_hash", "split", "data_hash")},
+    }
+    found = meaning | {"hyperparameters": codec.hyperparameters}
+    if other := [key for key, value in expected.items() if found.get(key) != value]:
+        raise InputError(
+            f"{directory} is of another {', '.join(other)}; --start takes the wanted codec, "
+            "trained without trellis"
+        )
+    return codec
 
 
 def _tune(
