@@ -168,9 +168,7 @@ class DirectAccess(ConditionalCodec):
         past: Past | None,
     ) -> tuple[Tensor, Tensor]:
         """See ConditionalCodec."""
-
-        tables = self.tables("latent")
-        tables = tables.cpu() if self.has_trellis else tables
+        tables = self.tables("latent").cpu()
 
         def popped(token: int, mean: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | int]:
             indexes, there = signals.indexes(positions[:, None], token)[:, 0], mask[:, token]
@@ -227,7 +225,7 @@ class DirectAccess(ConditionalCodec):
         gain = self.table_gain
         gain.copy_((1 - share) * gain[lower] + share * gain[lower + 1])
 
-    def _decoded(self, walk: "_Walk", known: Known) -> Tensor:
+    def _decoded(self, walk: _Walk, known: Known) -> Tensor:
         """The deviation that a walk leads to, float32."""
         base = walk.base.float() if isinstance(walk.base, Tensor) else walk.base
         increment = self.increment(walk.values.float(), walk.positions, known).float()
@@ -262,7 +260,7 @@ class DirectAccess(ConditionalCodec):
 
     def _quantised(
         self, latent: Tensor, known: Known, side: Tensor, past: Past | None = None
-    ) -> "_Walk":
+    ) -> _Walk:
         """The walk that the decoder will take."""
         costs = table_costs(self.tables("latent")) if self.has_trellis else None
 
@@ -283,7 +281,7 @@ class DirectAccess(ConditionalCodec):
         side: Tensor,
         symbols_of: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor | int]],
         past: Past | None,
-    ) -> "_Walk":
+    ) -> _Walk:
         """From token to token, in float64.
 
         `symbols_of` finds a token's symbols, and which quantisers they are of, from its number and
