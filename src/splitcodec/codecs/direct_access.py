@@ -188,12 +188,13 @@ class DirectAccess(ConditionalCodec):
         where: Tensor,
         sensitivity: Tensor,
         rate_weight: float,
-    ) -> None:
+    ) -> Tensor:
         """Quantise with a trellis from now on, at λ = `rate_weight` (nats a bit).
 
         Steps become longer, and weights, tables and gains are found on `deviation` (batch, tokens,
         channels), of which tokens `where` (batch, tokens) count, at the levels of `known`;
-        `sensitivity` (channels, channels). The codec has been trained without.
+        `sensitivity` (channels, channels). The codec has been trained without. Returns by how much
+        the gains are larger for it, (tables,).
         """
         self._lengthen_steps(STEP)
         weights = error_weights(self.squared_steps(sensitivity), rate_weight)
@@ -208,8 +209,10 @@ class DirectAccess(ConditionalCodec):
             values, rows = walk.values[where].flatten(), walk.positions[where].round().flatten()
             sums = wanted.new_zeros(2, SCALES)
             sums.index_add_(1, rows.long(), torch.stack([wanted.square(), wanted * values]))
-            self.table_gain.copy_(learned * lengthening(*sums))
+            longer = lengthening(*sums).to(learned)
+            self.table_gain.copy_(learned * longer)
             self.update()
+        return longer
 
     def _lengthen_steps(self, ratio: float) -> None:
         """What is coded stays as it is, at steps that are `ratio` times as long."""

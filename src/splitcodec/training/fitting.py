@@ -47,6 +47,8 @@ from splitcodec.training.sensitivity import Sensitivity
 _WARM_UP = 0.1
 _VALIDATION_BATCH = 2
 _TRELLIS_TOKENS = 1 << 14
+_LONGEST = (1.0, 1.1, 1.25, 1.5)
+"""Longer is better where λ is high: then what is lost along the signal costs more than noise."""
 _LARGEST_CHANGE = 0.02
 """Peak learning rate of a transform, relative to the size of its entries, at any λ."""
 
@@ -155,7 +157,7 @@ def fit_direct_access(
     codec.update()
     if codec.sends_tokens:
         codec.attach(data.model.embedding)
-    Fitting(codec.eval(), plain, data, rate_weights, seed).put_trellis()
+    Fitting(codec.eval(), plain, data, rate_weights, seed).put_trellis(log)
     codec.cpu().update()
     return codec
 
@@ -260,8 +262,12 @@ class Fitting:
         Loop(self.codec, phases, self.seed, recipe, checkpoint, log).run()
         self._turn_to(None)
 
-    def put_trellis(self) -> None:
-        """Quantise with a trellis from now on, of several λ on every so many sequences."""
+    @torch.no_grad()
+    def put_trellis(self, log: Log) -> None:
+        """Quantise with a trellis from now on, of several λ on every so many sequences.
+
+        What weighing bits has shrunk is decoded longer, up to the ratio that validation likes best.
+        """
         batch = self._batch(0, _TRELLIS_TOKENS, self.data.activations)
         means, offsets = self.codec.means(batch.tokens, batch.representation.shape[1])
         levels = []
@@ -269,13 +275,22 @@ class Fitting:
             self._turn_to(turn)
             levels.append(self.codec.choose_levels(sequence[None]))
         self._turn_to(None)
-        self.codec.put_trellis(
+        longer = self.codec.put_trellis(
             batch.representation - means,
             Known(offsets, torch.cat(levels) if self.codec.levels else None),
             ordinary_tokens(batch.representation, batch.mask),
             self.data.sensitivity.matrix.to(means.device),
             self.rate_weight,
         )
+        learned, losses = self.codec.table_gain / longer, []
+        for step, most in enumerate(_LONGEST):
+            self.codec.table_gain.copy_(learned * longer.clamp(max=most))
+            figures = self._validate()
+            log.add({"phase": "trellis_validation", "step": step, "longest": most, **figures})
+            losses.append(figures["loss"])
+        best = _LONGEST[losses.index(min(losses))]
+        self.codec.table_gain.copy_(learned * longer.clamp(max=best))
+        self._turn_to(None)
 
     def _turn_to(self, turn: int | None) -> float:
         """Let the codec code at the λ whose turn it is, or at the middle; returns that λ."""

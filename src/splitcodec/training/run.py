@@ -37,6 +37,10 @@ from splitcodec.training.sensitivity import sensitivity_of
 from splitcodec.training.tuning import Changes, JointTraining, Learning, start_end_to_end
 
 
+_WITH_MODEL = ("tokens", "trellis", "polish_steps")
+"""Hyper-parameters with which the model takes part in the training of a codec."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that determines a codec, apart from the files it learns from."""
@@ -82,8 +86,8 @@ class Recipe:
     @property
     def needs_model(self) -> bool:
         """Whether the model takes part in training."""
-        sends_tokens = getattr(self.hyperparameters, "tokens", False)
-        return self.tuned or sends_tokens or getattr(self.hyperparameters, "polish_steps", 0) > 0
+        wanted = (getattr(self.hyperparameters, key, 0) for key in _WITH_MODEL)
+        return self.tuned or any(wanted)
 
 
 def recipe(
@@ -190,10 +194,8 @@ def train(
         | {name: version(name) for name in ("torch_ans", "transformers")},
     }
     save_codec(codec, out, meaning, changes)
-    if start:
-        _copy_log(start, out)
-    else:
-        write_text(out / "training.jsonl", log.text())
+    before = (start / "training.jsonl").read_text(encoding="utf-8") if start else ""
+    write_text(out / "training.jsonl", before + log.text())
     if material:
         for checkpoint in (material.checkpoint, _tuning_checkpoint(material)):
             checkpoint.unlink(missing_ok=True)
@@ -216,10 +218,6 @@ def set_rate(directory: Path, rate_weight: float, out: Path) -> None:
     codec.levels.set_rate(rate_weight / meaning["lambda"])
     seconds = round(meaning.get("train_seconds", 0.0) / len(several), 3)
     save_codec(codec, out, meaning | {"lambda": rate_weight, "train_seconds": seconds})
-    _copy_log(directory, out)
-
-
-def _copy_log(directory: Path, out: Path) -> None:
     with atomic_path(out / "training.jsonl") as temporary:
         shutil.copyfile(directory / "training.jsonl", temporary)
 
@@ -232,13 +230,17 @@ def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> C
         material.need("a codec that sends token ids", "model")
     data = TrainingData(stored, found, split, model=material.model)
     data.sources = [sha256_of_file(material.sensitivity)]
-    if material.start:
-        data.start = _started(wanted, stored, material.start)
-    elif getattr(wanted.hyperparameters, "polish_steps", 0):
+    polishing = not material.start and getattr(wanted.hyperparameters, "polish_steps", 0)
+    if polishing:
         material.need("polishing", *_POLISHING, instead="; or --set polish_steps=0")
         data.references = _references(stored, material)
+    if polishing or getattr(wanted.hyperparameters, "trellis", False):
+        material.need("a trellis", *_VALIDATING)
         data.validation = _validation(stored, material)
         data.sources.append(data.validation[0].metadata["data_hash"])
+    if material.start:
+        data.start = _started(wanted, stored, material.start)
+        log.start([])
     arguments = (data, wanted.rate_weights, wanted.seed, material.checkpoint, log)
     return FITTERS[wanted.codec](wanted.hyperparameters, *arguments)
 
@@ -307,7 +309,8 @@ def _tune(
     return training.run(recipe, checkpoint, log)
 
 
-_POLISHING = ("model", "references", "validation", "validation_references")
+_VALIDATING = ("model", "validation", "validation_references")
+_POLISHING = ("references", *_VALIDATING)
 
 
 def _tuning_checkpoint(material: Material) -> Path:
