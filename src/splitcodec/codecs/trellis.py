@@ -126,10 +126,11 @@ class Trellis(TransformCodec):
         self.scale_index.copy_(scale_indexes(klt.scales() / STEP))
 
     @torch.no_grad()
-    def fit(self, deviation: Tensor, sensitivity: Tensor, rate_weight: float) -> None:
+    def fit(self, deviation: Tensor, sensitivity: Tensor, rate_weight: float) -> Tensor:
         """Find weights, tables and lengths at λ = `rate_weight` (nats a bit); before, start_from.
 
         `deviation` (samples, channels) of ordinary tokens; `sensitivity` (channels, channels).
+        Returns by how much channels are decoded longer for it, (kept,).
         """
         self.error_weight.copy_(error_weights(self.squared_steps(sensitivity), rate_weight))
         for _ in range(ROUNDS):
@@ -137,4 +138,6 @@ class Trellis(TransformCodec):
             self.quantisers.count(symbols.abs(), self._tables_of(shifted))
             self.update()
         decoded, latents = values_of(*self.quantise(deviation)), self.latent(deviation)
-        self.synthesis *= lengthening(latents.square().sum(0), (latents * decoded).sum(0))
+        longer = lengthening(latents.square().sum(0), (latents * decoded).sum(0))
+        self.synthesis *= longer
+        return longer

@@ -191,15 +191,20 @@ def fit_trellis(
     checkpoint: Path,
     log: Log,
 ) -> Trellis:
-    """The closed form, then its trellis from the same tokens: nothing to log or resume."""
+    """The closed form, then its trellis from the same tokens: nothing to resume."""
     moments, sample = _statistics(hyperparameters, data, seed)
     klt = _closed_form(hyperparameters, data, rate_weights, moments, sample)
     codec = start("trellis", hyperparameters, klt)
     deviation = sample.values - codec.mean
     if codec.sends_tokens:
         deviation -= sample.context @ codec.token_map.T
-    codec.fit(deviation, data.sensitivity.matrix, rate_weights[0])
-    return codec.eval()
+    if codec.sends_tokens:
+        codec.attach(data.model.embedding)
+    log.start([])
+    longer = codec.fit(deviation, data.sensitivity.matrix, rate_weights[0])
+    fitting = Fitting(codec.eval(), hyperparameters, data, rate_weights, seed)
+    fitting.choose_length(codec.synthesis, longer.to(data.device), log)
+    return codec.cpu()
 
 
 FITTERS: dict[str, Callable[..., Codec]] = {
@@ -217,7 +222,7 @@ class Fitting:
     def __init__(
         self,
         codec: TransformCodec,
-        hyperparameters: TrainedHyperparameters,
+        hyperparameters: KltHyperparameters,
         data: TrainingData,
         rate_weights: Sequence[float],
         seed: int,
@@ -264,10 +269,7 @@ class Fitting:
 
     @torch.no_grad()
     def put_trellis(self, log: Log) -> None:
-        """Quantise with a trellis from now on, of several λ on every so many sequences.
-
-        What weighing bits has shrunk is decoded longer, up to the ratio that validation likes best.
-        """
+        """Quantise with a trellis from now on, of several λ on every so many sequences."""
         batch = self._batch(0, _TRELLIS_TOKENS, self.data.activations)
         means, offsets = self.codec.means(batch.tokens, batch.representation.shape[1])
         levels = []
@@ -282,14 +284,22 @@ class Fitting:
             self.data.sensitivity.matrix.to(means.device),
             self.rate_weight,
         )
-        learned, losses = self.codec.table_gain / longer, []
+        self.choose_length(self.codec.table_gain, longer, log)
+
+    @torch.no_grad()
+    def choose_length(self, multiples: Tensor, longer: Tensor, log: Log) -> None:
+        """Decode what weighing bits has shrunk as much longer as validation likes.
+
+        `multiples` of the codec are `longer` now, and become so at most.
+        """
+        shortest, losses = multiples / longer, []
         for step, most in enumerate(_LONGEST):
-            self.codec.table_gain.copy_(learned * longer.clamp(max=most))
+            multiples.copy_(shortest * longer.clamp(max=most))
             figures = self._validate()
             log.add({"phase": "trellis_validation", "step": step, "longest": most, **figures})
             losses.append(figures["loss"])
         best = _LONGEST[losses.index(min(losses))]
-        self.codec.table_gain.copy_(learned * longer.clamp(max=best))
+        multiples.copy_(shortest * longer.clamp(max=best))
         self._turn_to(None)
 
     def _turn_to(self, turn: int | None) -> float:

@@ -37,10 +37,6 @@ from splitcodec.training.sensitivity import sensitivity_of
 from splitcodec.training.tuning import Changes, JointTraining, Learning, start_end_to_end
 
 
-_WITH_MODEL = ("tokens", "trellis", "polish_steps")
-"""Hyper-parameters with which the model takes part in the training of a codec."""
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Everything that determines a codec, apart from the files it learns from."""
@@ -86,8 +82,13 @@ class Recipe:
     @property
     def needs_model(self) -> bool:
         """Whether the model takes part in training."""
-        wanted = (getattr(self.hyperparameters, key, 0) for key in _WITH_MODEL)
-        return self.tuned or any(wanted)
+        wanted = (getattr(self.hyperparameters, key, 0) for key in ("tokens", "polish_steps"))
+        return self.tuned or self.has_trellis or any(wanted)
+
+    @property
+    def has_trellis(self) -> bool:
+        """Whether a token's channels are quantised together."""
+        return self.codec == "trellis" or getattr(self.hyperparameters, "trellis", False)
 
 
 def recipe(
@@ -234,7 +235,7 @@ def _fit(wanted: Recipe, stored: Activations, material: Material, log: Log) -> C
     if polishing:
         material.need("polishing", *_POLISHING, instead="; or --set polish_steps=0")
         data.references = _references(stored, material)
-    if polishing or getattr(wanted.hyperparameters, "trellis", False):
+    if polishing or wanted.has_trellis:
         material.need("a trellis", *_VALIDATING)
         data.validation = _validation(stored, material)
         data.sources.append(data.validation[0].metadata["data_hash"])
