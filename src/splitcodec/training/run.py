@@ -311,7 +311,7 @@ def _tune(
 
 
 _VALIDATING = ("model", "validation", "validation_references")
-_POLISHING = ("references", *_VALIDATING)
+_POLISHING = ("model", "references", "validation", "validation_references")
 
 
 def _tuning_checkpoint(material: Material) -> Path:
