@@ -80,6 +80,18 @@ def test_symbols_come_back_in_pieces_as_in_one(case, cuts):
     assert torch.equal(found, symbols)
 
 
+def test_who_asks_for_one_symbol_after_the_other_is_told_soon_that_there_are_no_more():
+    tables = quantise_tables([torch.tensor([0.5, 0.5])], [0])
+    decoder = Decoder(encode(int32([[0, 1, 1]]), int32([[0, 0, 0]]), tables))
+    with pytest.raises(BitstreamError, match="ends before its symbols"):
+        for _ in range(5000):
+            decoder.pop(int32([[0]]), tables)
+    decoder = Decoder(encode(int32([[0, 1, 1]]), int32([[0, 0, 0]]), tables))
+    decoder.pop(int32([[0] * 40]), tables)
+    with pytest.raises(BitstreamError, match="ends before its symbols"):
+        decoder.finish()
+
+
 @given(cases())
 @settings(max_examples=50, deadline=None)
 def test_a_stream_does_not_depend_on_its_neighbours_or_its_padding(case):

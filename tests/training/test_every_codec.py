@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from splitcodec.codecs.catalogue import hyperparameters_of
+from splitcodec.training.divergence import divergence
 from splitcodec.training.fitting import FITTERS, TrainingData
 from splitcodec.training.loop import Log
 from splitcodec.training.sensitivity import measure_sensitivity
@@ -79,3 +80,22 @@ def test_a_trellis_costs_less_than_the_closed_form_that_it_begins_from(data, tmp
         nats = 0.5 * ((error @ data.sensitivity.matrix) * error).sum()
         costs[name] = nats + RATE_WEIGHT / 10 * 8 * sum(map(len, streams))
     assert costs["trellis"] < 0.99 * costs["klt"]
+
+
+@pytest.mark.parametrize("name, changes", [("trellis", {}), CODECS["context with a trellis"]])
+def test_a_trellis_decodes_as_long_as_validation_likes(data, tmp_path, name, changes):
+    fast = {} if name == "trellis" else dict(steps=4, polish_steps=0, batch_tokens=256)
+    settings, log = hyperparameters_of(name)(**changes | fast), Log()
+    codec = FITTERS[name](settings, data, [RATE_WEIGHT], 0, tmp_path / "checkpoint", log)
+    tried = [e["loss"] for e in log.entries if e["phase"] == "trellis_validation"]
+    assert len(set(tried)) == 4
+    sums = torch.zeros(2, dtype=torch.float64)
+    with torch.no_grad():
+        for batch, reference in zip(*(s.batches(2) for s in data.validation), strict=True):
+            found = codec(batch.representation, batch.lengths)
+            nats = divergence(
+                data.model, SPLIT, found.reconstruction, reference.representation, batch.mask
+            )
+            tokens = batch.lengths.sum()
+            sums += torch.stack([nats * tokens + RATE_WEIGHT * found.bits.sum(), tokens]).double()
+    assert float(sums[0] / sums[1]) == pytest.approx(min(tried), rel=1e-4)

@@ -37,7 +37,6 @@ from splitcodec.codecs.search import (
     STEP,
     cheapest_symbols,
     error_weights,
-    in_grid,
     lengthening,
     pop_symbols,
 )
@@ -271,9 +270,8 @@ class DirectAccess(ConditionalCodec):
             residual = in_steps(latent[:, token] - mean, known.at(token).steps)
             if costs is None:
                 return residual.round(), 0
-            latents = in_grid((GRID * residual).round()).T.contiguous()
-            found = cheapest_symbols(latents, self.error_weight, positions.round().T, costs)
-            return tuple(part.T for part in found)
+            latents = (GRID * residual).round()
+            return cheapest_symbols(latents, self.error_weight, positions.round(), costs)
 
         return self._walk(known, side, chosen, past)
 

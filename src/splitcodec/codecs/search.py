@@ -25,7 +25,8 @@ LEAST_WEIGHT, _MOST_WEIGHT = 2, 1 << 9
 _ZERO_REACH = 8 * GRID
 """Beyond it zero costs no more than there: more than an escape, and yet less than 2²⁴."""
 _FARTHEST = float(1 << 30)
-_LONGEST = 1.5
+LONGEST = 1.5
+"""Of the ratios by which what weighing bits has shrunk is decoded longer."""
 
 
 def error_weights(squared_steps: Tensor, rate_weight: float) -> Tensor:
@@ -35,26 +36,23 @@ def error_weights(squared_steps: Tensor, rate_weight: float) -> Tensor:
     return weights.round().clamp(LEAST_WEIGHT, _MOST_WEIGHT)
 
 
-def in_grid(sixteenths: Tensor) -> Tensor:
-    """Whole numbers of sixteenths of a step, as integers; int32."""
-    return sixteenths.clamp(-_FARTHEST, _FARTHEST).to(torch.int32)
-
-
 def cheapest_symbols(
     latents: Tensor, weights: Tensor, tables: Tensor, costs: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Symbols of latents in sixteenths, and which quantiser each is of, (kept, tokens) int32.
+    """Symbols of tokens, and which quantiser each is of, (tokens, kept) int32.
 
-    `weights` (kept,) int32 of errors; `tables` (kept, tokens or 1): the first quantiser's of each
-    symbol; `costs` (tables, magnitudes) int32 of the symbols under each table. In integers, so that
-    every machine finds the same.
+    `latents` (tokens, kept): whole numbers of sixteenths of a step, of any type; `weights` (kept,)
+    int32 of errors; `tables` (tokens or 1, kept): the first quantiser's of each symbol; `costs`
+    (tables, magnitudes) int32 of the symbols under each table. In integers, so that every machine
+    finds the same.
     """
-    size, weight = latents.abs(), weights[:, None]
+    latents = latents.T.contiguous().clamp(-_FARTHEST, _FARTHEST).to(torch.int32)
+    size, weight, tables = latents.abs(), weights[:, None], tables.T.long()
     symbols = size.new_empty(len(size), 4, size.shape[1])
     branches, longest, flat = torch.empty_like(symbols), costs.shape[1], costs.flatten()
     for branch in range(4):
         quantiser, parity = divmod(branch, 2)
-        shift, start = 8 * quantiser, (tables.long() + SCALES * quantiser) * longest
+        shift, start = 8 * quantiser, (tables + SCALES * quantiser) * longest
         # The symbol of this parity whose value, 16 times it less the shift, is nearest.
         nearest = (size + (shift + 16 * (1 - parity))) // 32 * 2 + parity
         nearest.clamp_min_(2 - parity)
@@ -67,7 +65,7 @@ def cheapest_symbols(
             torch.minimum(branches[:, branch], zero, out=branches[:, branch])
     path = cheapest_path(branches)
     chosen = symbols.gather(1, path[:, None])[:, 0]
-    return torch.where(latents < 0, -chosen, chosen), (path >> 1).to(torch.int32)
+    return torch.where(latents < 0, -chosen, chosen).T, (path >> 1).to(torch.int32).T
 
 
 def pop_symbols(
@@ -94,4 +92,4 @@ def pop_symbols(
 
 def lengthening(squares: Tensor, along: Tensor) -> Tensor:
     """How much longer to decode, by sums of latents' squares and of latents times their values."""
-    return torch.where(along > 0, squares / along, 1).clamp(1, _LONGEST)
+    return torch.where(along > 0, squares / along, 1).clamp(1, LONGEST)

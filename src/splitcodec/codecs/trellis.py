@@ -19,7 +19,6 @@ from splitcodec.codecs.search import (
     STEP,
     cheapest_symbols,
     error_weights,
-    in_grid,
     lengthening,
     pop_symbols,
 )
@@ -102,10 +101,9 @@ class Trellis(TransformCodec):
         costs, found = table_costs(self.tables("latent")), []
         for part in tokens.split(_TOGETHER):
             grid = part.new_full((len(part), 1), 1 / GRID)
-            latents = in_grid(self.rounded_latent(part, grid, errors)).T.contiguous()
-            tables = self.scale_index[:, None]
+            latents, tables = self.rounded_latent(part, grid, errors), self.scale_index[None]
             found.append(cheapest_symbols(latents, self.error_weight, tables, costs))
-        symbols, shifted = (torch.cat(parts, 1).T for parts in zip(*found, strict=True))
+        symbols, shifted = (torch.cat(parts) for parts in zip(*found, strict=True))
         shape = (*deviation.shape[:-1], self.kept)
         return symbols.reshape(shape), shifted.reshape(shape)
 

@@ -36,6 +36,7 @@ from splitcodec.codecs.hyperparameters import (
 from splitcodec.codecs.klt import Klt, fit_klt
 from splitcodec.codecs.levels import Known
 from splitcodec.codecs.registry import build_codec
+from splitcodec.codecs.search import LONGEST
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.codecs.trellis import Trellis
 from splitcodec.devices import device
@@ -47,8 +48,8 @@ from splitcodec.training.sensitivity import Sensitivity
 _WARM_UP = 0.1
 _VALIDATION_BATCH = 2
 _TRELLIS_TOKENS = 1 << 14
-_LONGEST = (1.0, 1.1, 1.25, 1.5)
-"""Longer is better where λ is high: then what is lost along the signal costs more than noise."""
+_LONGEST = (1.0, 1.1, 1.25, LONGEST)
+"""Longer is better where λ is high: what is lost along the signal then costs more than noise."""
 _LARGEST_CHANGE = 0.02
 """Peak learning rate of a transform, relative to the size of its entries, at any λ."""
 
@@ -198,7 +199,6 @@ def fit_trellis(
     deviation = sample.values - codec.mean
     if codec.sends_tokens:
         deviation -= sample.context @ codec.token_map.T
-    if codec.sends_tokens:
         codec.attach(data.model.embedding)
     log.start([])
     longer = codec.fit(deviation, data.sensitivity.matrix, rate_weights[0])
