@@ -26,6 +26,8 @@ def main(
 ) -> None:
     """Print one row a scale."""
     curves = [curve for path in tables for curve in curves_of(read_points(path))]
+    if all(len(curve.front) < 4 for curve in curves):
+        raise typer.BadParameter("no curve has four Pareto-optimal points: name larger runs")
     table = Table("scale", "points", "mean error, %", "median size", "largest")
     for name, scale in SCALES.items():
         errors = 100 * np.expm1([error for curve in curves for error in left_out(curve, scale)])

@@ -98,6 +98,8 @@ def polished(
 ) -> tuple[float, dict[str, float], dict[str, float]]:
     """λ, and what validation found before and after."""
     codec, meaning = load_codec(folder)
+    if codec.has_trellis:
+        raise typer.BadParameter("a trellis has no gradient: name the codec that it was put into")
     weight = meaning["lambda"]
     changes = {"steps": 0, "polish_steps": steps, "polish_batch_tokens": tokens}
     settings, log = codec.hyperparameters.model_copy(update=changes), Log()

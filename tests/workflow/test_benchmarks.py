@@ -1,0 +1,78 @@
+"""The benchmarks that read what a run leaves, on the tiny experiment: that they work, and what they
+say of it. How long anything takes is not looked at."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workflow_runs import ROOT
+
+MODEL = "data/models/random-llama"
+TOKENS = "results/tiny/tokens/random-llama/evaluation.parquet"
+KLT = "results/tiny/codecs/random-llama/split1/klt/lambda0.001-seed0"
+CONTEXT = "results/tiny/codecs/random-llama/split1/context/lambda0.001-seed0"
+STORE = "results/tiny/activations/random-llama/split1/evaluation.parquet"
+QUICKLY = "--sequences", "2", "--repeats", "1", "--threads", "1"
+RUN = "results/tiny", MODEL, "--split", "1"
+
+
+def benchmark(name, *arguments, at):
+    # Tables are as wide as the terminal, which a test has not.
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"benchmarks/{name}.py"), *arguments],
+        cwd=at,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+MEASURED = {
+    "frontier": (["results/tiny"], ["klt", "context", "int + zstd", "back"]),
+    "leads": (RUN, ["closest multiple", "trellis: BD-rate"]),
+    "levels": (RUN, ["levels, one codec for all: BD-rate"]),
+    "learning": (
+        [*RUN, "--codec", "hyperprior", "--rate", "0.001", "--steps", "2", "--tokens", "128"],
+        ["before", "as it is", "denoiser alone"],
+    ),
+    "codec_speed": (
+        ["--activations", STORE, "--codec", KLT, CONTEXT, "--model", MODEL, *QUICKLY],
+        ["klt lambda0.001-seed0", "CompressAI", "int4 + zstd", "forward"],
+    ),
+    "containers": ([STORE, KLT, "--tokens", "1000"], ["inspect --verify", "MB of fp16"]),
+    "extraction": ([MODEL, TOKENS, "--split", "1", "--repeats", "1"], ["extract", "plain"]),
+}
+"""What a benchmark is called with, and what it says then."""
+OTHERS = {file.stem for file in (ROOT / "benchmarks").glob("*.py")} - MEASURED.keys()
+
+
+@pytest.mark.parametrize("name", sorted(MEASURED))
+def test_it_says_what_it_measured(tiny_experiment, tmp_path, name):
+    arguments, said = MEASURED[name]
+    for part in ("results", "data"):
+        (tmp_path / part).symlink_to(tiny_experiment / part)
+    done = benchmark(name, *arguments, at=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [words for words in said if words not in done.stdout] == []
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_it_says_how_it_is_called(name, tmp_path):
+    done = benchmark(name, "--help", at=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "usage" in done.stdout.lower()
+
+
+def test_what_has_a_trellis_is_not_polished(tiny_experiment):
+    done = benchmark("learning", *RUN, "--codec", "context", "--rate", "0.001", at=tiny_experiment)
+    assert done.returncode == 2
+    assert "a trellis has no gradient" in done.stderr
+
+
+def test_interpolation_wants_more_points_than_a_tiny_run_has(tiny_experiment):
+    done = benchmark("interpolation", "results/tiny/points.parquet", at=tiny_experiment)
+    assert done.returncode == 2
+    assert "no curve has four" in done.stderr
