@@ -13,3 +13,8 @@ def device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def first_process() -> bool:
+    """Of those of a torchrun: the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -89,7 +89,7 @@ def fitted_factorised(**changes) -> Factorised:
 
 
 def fitted_conditional(
-    codec_class: type[ConditionalCodec], name: str, seed: int = 0, **changes
+    codec_class: type[ConditionalCodec], name: str, seed: int = 0, place: str = "cpu", **changes
 ) -> ConditionalCodec:
     """Started from the KLT, with networks that say something, though nothing learnt."""
     torch.manual_seed(seed)
@@ -106,18 +106,19 @@ def fitted_conditional(
         if codec.side_analysis:
             codec.side_analysis[-1].weight.mul_(4)
     codec.update()
-    if codec.eval().has_trellis:
-        put_trellis(codec)
+    if codec.eval().to(place).has_trellis:
+        put_trellis(codec, place)
     return codec
 
 
-def put_trellis(codec: DirectAccess) -> None:
+def put_trellis(codec: DirectAccess, place: str = "cpu") -> None:
     """From a few sequences."""
-    data = representations(8, 200, seed=20)
-    where = torch.ones(data.shape[:2], dtype=torch.bool).index_fill_(1, torch.tensor([0]), False)
+    data = representations(8, 200, seed=20).to(place)
+    where = torch.ones(data.shape[:2], dtype=torch.bool, device=place)
+    where[:, 0] = False
     means, offsets = codec.means(None, data.shape[1])
     known = Known(offsets, codec.choose_levels(data))
-    codec.put_trellis(data - means, known, where, SENSITIVITY, RATE_WEIGHT)
+    codec.put_trellis(data - means, known, where, SENSITIVITY.to(place), RATE_WEIGHT)
 
 
 fitted_hyperprior = partial(fitted_conditional, Hyperprior, "hyperprior")

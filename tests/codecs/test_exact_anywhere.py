@@ -433,6 +433,14 @@ def test_nor_on_the_process_and_its_instruction_set(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_trellis_is_put_into_a_codec_on_the_device():
+    there = fitted_direct_access(trellis=True, side_channels=0, place="cuda")
+    assert there.compress(DATA.cuda(), LENGTHS) == copy.deepcopy(there).cpu().compress(
+        DATA, LENGTHS
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_nor_on_the_device(codec):
     streams = codec.compress(DATA, LENGTHS)
     there = copy.deepcopy(codec).cuda()

@@ -4,7 +4,13 @@ import random
 
 import pytest
 import torch
-from codec_samples import CHANNELS, FIRST_MEAN, fitted_hyperprior, representations
+from codec_samples import (
+    CHANNELS,
+    FIRST_MEAN,
+    fitted_direct_access,
+    fitted_hyperprior,
+    representations,
+)
 
 from splitcodec.codecs.channelwise import ChannelwiseCodec
 from splitcodec.codecs.trellis import Trellis
@@ -195,6 +201,46 @@ def test_what_is_no_number_is_refused_unless_it_is_padding(learned, data, value)
     representation[0, 5, 0] = value
     with pytest.raises(InputError, match="no number"):
         learned.compress(representation, lengths)
+
+
+def test_bits_of_what_is_no_number_are_none(learned, data):
+    representation, lengths = data[0].clone(), data[1]
+    representation[0, 39] = float("nan")
+    bits = forward(learned, representation, lengths).bits
+    assert bits[0, 39].isnan()
+    assert not bits[1:].isnan().any()
+
+
+def test_streams_are_those_of_as_many_sequences(learned, data):
+    streams = learned.compress(*data)
+    for count in (3, 9):
+        lengths = torch.full((count,), 4)
+        with pytest.raises(BitstreamError, match=f"8 streams are not those of {count} sequences"):
+            learned.decompress(streams, lengths)
+
+
+def test_another_number_of_channels_is_refused(learned, data):
+    with pytest.raises(InputError, match=f"the codec has {CHANNELS} channels, not {CHANNELS - 1}"):
+        learned.compress(data[0][..., 1:], data[1])
+
+
+@pytest.mark.parametrize("trellis", [False, True])
+def test_the_finest_steps_are_coded_exactly_or_refused(trellis):
+    codec = fitted_direct_access(trellis=trellis, side_channels=0, levels=16)
+    codec.levels.base.fill_(-16.0)
+    codec.levels.weight.zero_()
+    representation, length, refused = representations(1, 6), torch.tensor([6]), []
+    for power in range(10, 30):
+        representation[0, 3] = 2.0**power * codec.analysis[0] / codec.analysis[0].norm() ** 2
+        try:
+            streams = codec.compress(representation, length)
+        except InputError:
+            refused.append(power)
+            continue
+        decoded = codec.decompress(streams, length)[0, 3] @ codec.analysis[0]
+        longer = float(codec.table_gain.max())
+        assert 2.0**power * 0.99 - 20 < decoded < 2.0**power * longer * 1.01 + 20
+    assert refused == list(range(refused[0], 30))
 
 
 def test_values_are_coded_exactly_or_refused(learned, data):

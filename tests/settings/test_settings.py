@@ -199,10 +199,10 @@ def test_a_codec_for_all_lambdas_needs_several_and_the_levels_for_them(place, va
     "changes, said",
     [
         ({"start": "contxt"}, "there is no codec contxt"),
-        ({"start": "klt"}, "klt must have the same settings, λ included, but for the trellis"),
-        ({"lambdas": [1e-3, 2e-3]}, "must have the same settings, λ included"),
+        ({"start": "klt"}, "klt must have the same settings but for the trellis, and each λ"),
+        ({"lambdas": [1e-3, 2e-3]}, "must have the same settings but for the trellis, and each λ"),
         ({"lambdas": [1e-3]}, "shared is for several λ"),
-        ({"seeds": [1]}, "must have the same settings"),
+        ({"seeds": [0, 1]}, "and each λ and seed"),
         ({"set": {"trellis": True, "levels": 5}}, "must have the same settings"),
         ({"set": {}}, "start is for set: {trellis: true}"),
         ({"mode": "back", "shared": False}, "a trellis has no gradient"),
@@ -217,6 +217,19 @@ def test_a_trellis_starts_from_the_same_codec_without(changes, said):
     assert not load_settings(values).codecs[-1].compares_outputs
     started |= changes
     assert said in complaint(values)
+
+
+def test_settings_are_the_same_however_they_are_written():
+    values = copy.deepcopy(TINY)
+    ours = values["codecs"][2] | {"shared": False}
+    plain = ours | {"name": "plain", "seeds": [0, 1], "set": {**ours["set"], "trellis": False}}
+    written = {**ours["set"], "levels": "4", "layers": 1, "trellis": "yes"}
+    started = {"start": "plain", "set": written, "lambdas": ours["lambdas"][::-1]}
+    values["codecs"] += [plain, ours | {"name": "started"} | started]
+    assert load_settings(values).codecs[-1].hyperparameters.levels == 4
+    shared = {"name": "s", "shared": True, "set": {"levels": "4"}, "lambdas": [1e-3, 2e-3]}
+    values["codecs"] = [shared | {"codec": "klt"}]
+    assert load_settings(values).codecs[0].hyperparameters.levels == 4
 
 
 def test_a_class_in_the_path_is_refused_of_a_data_set():

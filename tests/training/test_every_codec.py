@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from splitcodec.codecs.catalogue import hyperparameters_of
+from splitcodec.errors import InputError
 from splitcodec.training.divergence import divergence
 from splitcodec.training.fitting import FITTERS, TrainingData
 from splitcodec.training.loop import Log
@@ -12,14 +13,16 @@ from splitcodec.training.sensitivity import measure_sensitivity
 SPLIT = 2
 RATE_WEIGHT = 0.01
 NETWORKS = {"side_channels": 4, "width": 16, "heads": 2}
+CONTEXT = NETWORKS | {"side_channels": 0}
 CODECS = {
     "factorised": ("factorised", {}),
     "factorised, Fourier": ("factorised", {"density": "fourier"}),
     "hyperprior, mixture": ("hyperprior", NETWORKS | {"family": "mixture"}),
     "hyperprior, Fourier": ("hyperprior", NETWORKS | {"side_density": "fourier"}),
     "direct access": ("direct-access", NETWORKS | {"family": "laplace"}),
-    "context alone": ("direct-access", NETWORKS | {"side_channels": 0}),
-    "context with a trellis": ("direct-access", NETWORKS | {"side_channels": 0, "trellis": True}),
+    "context alone": ("direct-access", CONTEXT),
+    "context with a trellis": ("direct-access", CONTEXT | {"trellis": True}),
+    "context with a trellis, for all": ("direct-access", CONTEXT | {"trellis": True, "levels": 6}),
 }
 
 
@@ -82,20 +85,55 @@ def test_a_trellis_costs_less_than_the_closed_form_that_it_begins_from(data, tmp
     assert costs["trellis"] < 0.99 * costs["klt"]
 
 
-@pytest.mark.parametrize("name, changes", [("trellis", {}), CODECS["context with a trellis"]])
-def test_a_trellis_decodes_as_long_as_validation_likes(data, tmp_path, name, changes):
+@pytest.mark.parametrize(
+    "name, changes, factors",
+    [
+        ("trellis", {}, [1]),
+        (*CODECS["context with a trellis"], [1]),
+        (*CODECS["context with a trellis, for all"], [1 / 4, 1 / 2, 1, 2, 4]),
+    ],
+    ids=["trellis", "context", "one for all"],
+)
+def test_a_trellis_decodes_as_long_as_validation_likes(data, tmp_path, name, changes, factors):
+    """Of one codec for several λ, at all of them, however few sequences there are."""
     fast = {} if name == "trellis" else dict(steps=4, polish_steps=0, batch_tokens=256)
     settings, log = hyperparameters_of(name)(**changes | fast), Log()
-    codec = FITTERS[name](settings, data, [RATE_WEIGHT], 0, tmp_path / "checkpoint", log)
+    rates = [RATE_WEIGHT * factor for factor in factors]
+    codec = FITTERS[name](settings, data, rates, 0, tmp_path / "checkpoint", log)
     tried = [e["loss"] for e in log.entries if e["phase"] == "trellis_validation"]
     assert len(set(tried)) == 4
     sums = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad():
-        for batch, reference in zip(*(s.batches(2) for s in data.validation), strict=True):
+        for factor, batch, reference in in_turn(factors, data.validation):
+            if len(factors) > 1:
+                codec.levels.set_rate(factor)
             found = codec(batch.representation, batch.lengths)
             nats = divergence(
                 data.model, SPLIT, found.reconstruction, reference.representation, batch.mask
             )
             tokens = batch.lengths.sum()
-            sums += torch.stack([nats * tokens + RATE_WEIGHT * found.bits.sum(), tokens]).double()
+            loss = nats * tokens / factor + RATE_WEIGHT * found.bits.sum()
+            sums += torch.stack([loss, tokens]).double()
     assert float(sums[0] / sums[1]) == pytest.approx(min(tried), rel=1e-4)
+
+
+def in_turn(factors, stores):
+    for factor in factors:
+        for pair in zip(*(store.batches(2) for store in stores), strict=True):
+            yield factor, *pair
+
+
+def test_token_ids_of_every_codec_are_those_of_the_model(data, tmp_path):
+    batch = data.validation[0].read(range(2))
+    for name in ("klt", "trellis", "direct-access"):
+        few = dict(steps=1, polish_steps=0, width=16, heads=2) if name == "direct-access" else {}
+        settings = hyperparameters_of(name)(tokens=True, **few)
+        codec = FITTERS[name](settings, data, [RATE_WEIGHT], 0, tmp_path / name, Log())
+        parts = batch.representation, batch.lengths, batch.tokens
+        with torch.no_grad():
+            expected = codec(*parts).reconstruction
+        decoded = codec.decompress(codec.compress(*parts), batch.lengths)
+        assert (decoded - expected).norm() < 1e-4 * decoded.norm()
+        beyond = batch.tokens - 1 - batch.tokens.min()
+        with pytest.raises(InputError, match="token ids go from -1 to"):
+            codec.compress(*parts[:2], beyond)

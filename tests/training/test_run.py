@@ -190,6 +190,11 @@ def test_one_codec_serves_every_lambda_between_those_it_was_trained_for(world, m
     assert not (tmp_path / "beyond").exists()
 
 
+def test_each_of_several_lambdas_comes_once():
+    with pytest.raises(SettingsError, match="has each of them once"):
+        recipe("klt", [2.5e-4, 2.5e-4], 0, {})
+
+
 def test_a_trellis_is_put_into_a_codec_that_has_learned(world, material, tmp_path):
     """To the same codec as where all is done in one."""
     changes = SMALL | dict(codec="direct-access", levels=4, rate_weight=[0.002, 0.02])
@@ -212,6 +217,10 @@ def test_a_trellis_is_put_into_a_codec_that_has_learned(world, material, tmp_pat
     with pytest.raises(InputError, match="is of another hyperparameters; --start takes") as caught:
         fit(world, tmp_path / "wider", start, **trellis | {"levels": 5})
     assert one_line(caught.value)
+    set_rate(plain, 0.02, tmp_path / "one")
+    one = material | {"start": tmp_path / "one"}
+    with pytest.raises(InputError, match="was made by set-rate; --start takes what was trained"):
+        fit(world, tmp_path / "rate", one, **trellis | {"rate_weight": 0.02})
     with pytest.raises(InputError, match="is of another lambda, lambdas; --start takes"):
         fit(world, tmp_path / "rate", start, **trellis | {"rate_weight": 0.02})
     with pytest.raises(InputError, match="is of another hyperparameters"):

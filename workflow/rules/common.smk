@@ -24,7 +24,9 @@ FROZEN = [codec.name for codec in SETTINGS.codecs if codec.mode == "frozen"]
 COMPARING = [codec.name for codec in SETTINGS.codecs if codec.compares_outputs]
 END_TO_END = [codec.name for codec in SETTINGS.codecs if changes_front(codec.mode)]
 NEEDING_MODEL = END_TO_END + [
-    codec.name for codec in SETTINGS.codecs if codec.set.get("tokens")
+    codec.name
+    for codec in SETTINGS.codecs
+    if getattr(codec.hyperparameters, "tokens", False)
 ]
 TASKS = {task.name: task for task in SETTINGS.tasks}
 TEXT_MODELS = [name for name, model in MODELS.items() if model.reads == "text"]

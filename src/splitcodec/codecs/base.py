@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.streaming import StatelessStream, Stream
-from splitcodec.errors import InputError, reason_of
+from splitcodec.errors import BitstreamError, InputError, reason_of
 from splitcodec.files import atomic_path, read_json, write_json
 
 
@@ -82,6 +82,12 @@ class Codec(nn.Module):
     def stream(self) -> Stream:
         """One end of a sequence that is coded token by token."""
         return StatelessStream(self)
+
+
+def check_count(streams: list[bytes], lengths: Tensor) -> None:
+    """Raise BitstreamError unless there is a stream for each of `lengths` (streams,)."""
+    if len(streams) != len(lengths):
+        raise BitstreamError(f"{len(streams)} streams are not those of {len(lengths)} sequences")
 
 
 _NOT_HASHED = ("train_seconds", "versions", "hash")

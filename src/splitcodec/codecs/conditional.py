@@ -77,8 +77,12 @@ class ConditionalCodec(TransformCodec):
         if size.levels:
             self.table_gain.requires_grad_()
         self.side_density = CHANNELWISE[size.side_density](side, spread=1.0) if side else None
-        self.latent_density = FAMILIES[size.family]()
+        self.latent_density = self.family()
         self.update()
+
+    def family(self) -> nn.Module:
+        """What the representation's own symbols are coded under, new."""
+        return FAMILIES[self.hyperparameters.family]()
 
     def densities(self) -> dict[str, ChannelwiseDensity | LocationScale]:
         """Of the side values, if there are any, and of the latent."""

@@ -44,6 +44,7 @@ from splitcodec.coding.entropy import Decoder
 from splitcodec.densities.location_scale import (
     SCALES,
     TABLE_STEP,
+    LocationScale,
     log_scales_at,
     table_positions,
 )
@@ -83,17 +84,19 @@ class DirectAccess(ConditionalCodec):
             self.history = nn.Parameter(torch.zeros(channels, channels))
             self.register_buffer("sink_energy", torch.tensor(torch.inf))
         if hyperparameters.trellis:
-            self.latent_density = TwoQuantisers()
             weights = torch.full((kept,), LEAST_WEIGHT, dtype=torch.int32)
             self.register_buffer("error_weight", weights)
             if self.table_gain is None:
                 self.table_gain = nn.Parameter(torch.ones(SCALES))
-            self.update()
 
     @property
     def has_trellis(self) -> bool:
         """See TransformCodec."""
         return self.hyperparameters.trellis
+
+    def family(self) -> LocationScale | TwoQuantisers:
+        """See ConditionalCodec."""
+        return TwoQuantisers() if self.hyperparameters.trellis else super().family()
 
     def start_from(self, klt: Klt) -> None:
         """Also the linear prediction of the closed form."""
@@ -110,7 +113,7 @@ class DirectAccess(ConditionalCodec):
 
     def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """See TransformCodec; of a trellis the rate is that of the integer tables."""
-        if self.training or not self.has_trellis:
+        if not self.has_trellis:
             return super().estimate(deviation, known)
         finite = deviation.isfinite().all(-1)  # integers know of nothing else
         deviation = deviation.where(finite[..., None], 0)

@@ -64,6 +64,11 @@ class Levels(nn.Module):
         self.register_buffer("base", torch.zeros((), dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(4 * reach + 1, dtype=torch.int64))
 
+    @property
+    def finest(self) -> float:
+        """The shortest step that a token can have, relative to level zero."""
+        return math.exp(-UNIT * self.reach)
+
     def start_from(self, weights: TokenWeights) -> None:
         """Predict sensitivities as `weights` do."""
         for name in ("centre", "spread", "weight", "offset"):
@@ -77,7 +82,8 @@ class Levels(nn.Module):
         """The level of each token (batch, tokens, channels) → (batch, tokens), int64."""
         weights = TokenWeights(self.centre, self.spread, self.weight, self.offset)
         wanted = self.base - weights.log_sensitivity(representation) / (2 * UNIT)
-        return wanted.round().clamp(-self.reach, self.reach).long()
+        # What is no number has none, which its bits tell.
+        return wanted.round().nan_to_num(0).clamp(-self.reach, self.reach).long()
 
     def count(self, representation: Tensor) -> None:
         """Take the frequencies of the symbols of these tokens (tokens, channels)."""

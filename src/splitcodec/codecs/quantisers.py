@@ -17,7 +17,7 @@ import zstandard
 from torch import Tensor
 
 from splitcodec.activations.store import mask_of
-from splitcodec.codecs.base import Codec, Estimate
+from splitcodec.codecs.base import Codec, Estimate, check_count
 from splitcodec.codecs.hyperparameters import NoHyperparameters
 from splitcodec.codecs.packing import by_plane, from_planes, pack, turned, unpack
 from splitcodec.coding.clock import coder_clock
@@ -87,6 +87,7 @@ class _Baseline(Codec):
     @torch.no_grad()
     def decompress(self, streams: list[bytes], lengths: Tensor) -> Tensor:
         """The reconstruction; raises BitstreamError for a stream of the wrong size."""
+        check_count(streams, lengths)
         counts = lengths.tolist()
         with coder_clock.running():
             packed = in_threads(self._unpacked, list(zip(streams, counts, strict=True)))

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitcodec.activations.store import mask_of
-from splitcodec.codecs.base import Codec, Estimate
+from splitcodec.codecs.base import Codec, Estimate, check_count
 from splitcodec.codecs.checksum import seal, trim, unseal
 from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
@@ -55,9 +55,9 @@ _FLOAT32_ERROR = 2.0**-20
 """Bound on a float32 dot product's error, relative to its vectors' lengths: sixteen roundings; for
 vectors of more than `_FLOAT32_CHANNELS` it grows with them."""
 _FLOAT32_CHANNELS = 2048
-_LARGEST_LATENT = 2.0**26
-"""In quantiser steps: symbols have 32 bits, tables may start 2²⁸ away, levels be 2⁴
-finer, and a trellis knows sixteenths."""
+_LARGEST_LATENT = 2.0**25
+"""In the finest steps of a codec: symbols have 32 bits, tables may start 2²⁸ away, escapes double
+what they code, and a trellis knows sixteenths, of deviations that may be somewhat longer."""
 _FEW = 1 / 4
 """Places a token that cost less one by one than all values of all tokens together."""
 
@@ -169,6 +169,10 @@ class TransformCodec(Codec):
         """
         if not lengths.all():
             raise InputError("a sequence has no tokens: there is nothing to code")
+        if representation.shape[-1] != self.channels:
+            raise InputError(
+                f"the codec has {self.channels} channels, not {representation.shape[-1]}"
+            )
         mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
         representation = self._checked(representation, mask)
         first = past.tokens if past else 0
@@ -197,6 +201,7 @@ class TransformCodec(Codec):
         """The reconstruction of what was written, and the symbols in the same form."""
         if not lengths.all():
             raise InputError("a sequence has no tokens: there is nothing to decode")
+        check_count(streams, lengths)
         mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
         coder, tokens = Decoder(streams), None
         if self.sends_tokens:
@@ -259,6 +264,12 @@ class TransformCodec(Codec):
             return positions, torch.zeros_like(positions)
         if self._embedding is None or tokens is None:
             raise InputError(f"{self.name} sends token ids; give it tokens and the model (--model)")
+        low, high = (int(extreme) for extreme in tokens.aminmax())
+        if not 0 <= low <= high < len(self._embedding):
+            raise InputError(
+                f"token ids go from {low} to {high}, where the codec knows 0 to "
+                f"{len(self._embedding) - 1}; a store that was decoded has those of --tokens-from"
+            )
         rows = self._embedding[tokens[:, opening:].to(self._embedding.device)].to(positions.device)
         # Rounded once to float32, so that it does not matter how many tokens come together.
         found = (rows.double() - self.row_mean.double()) @ self.token_map.double().T
@@ -377,6 +388,8 @@ class TransformCodec(Codec):
         Raises InputError for values that are no number, or too large for 32 bits of symbol.
         """
         most = functional.pad(self.analysis.norm(dim=-1), (0, 1)).max()  # 0 if none is kept
+        if self.levels:
+            most = most / self.levels.finest
         # The largest value is found quickly, and bounds each latent.
         size = max(abs(float(extreme)) for extreme in representation.aminmax())
         if math.sqrt(self.channels) * size * most < _LARGEST_LATENT:
@@ -398,7 +411,8 @@ class TransformCodec(Codec):
     def _register_tables(self, name: str, tables: entropy.Tables) -> None:
         """Keep coding tables as buffers, so that they are saved with the codec."""
         for part in fields(tables):
-            self.register_buffer(f"{name}_{part.name}", getattr(tables, part.name))
+            tensor = getattr(tables, part.name).to(self.mean.device)
+            self.register_buffer(f"{name}_{part.name}", tensor)
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """Tables come in the size in which they were saved."""

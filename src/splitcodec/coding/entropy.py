@@ -130,6 +130,8 @@ class Decoder:
         """
         with coder_clock.running():
             flat, parts = indexes.flatten(1).cpu(), _parts(tables)
+            if len(flat) != len(self._stream):  # the library would read on
+                raise ValueError(f"indexes of {len(flat)} streams, not {len(self._stream)}")
             if flat.shape[1] <= _MOST_POPPED:
                 symbols = self._pop(flat, parts)
             else:

@@ -82,7 +82,7 @@ class Settings(Strict):
         """Codecs that begin from others of this experiment begin from the right ones."""
         codecs = {codec.name: codec for codec in self.codecs}
         for codec in self.codecs:
-            codec.check_start(codecs)
+            codec.check_start(codecs, self.seeds)
         return self
 
     @model_validator(mode="after")
@@ -94,7 +94,7 @@ class Settings(Strict):
         if all(model.reads == "text" for model in self.models):
             return self
         for codec in self.codecs:
-            if codec.set.get("tokens") or codec.mode != "frozen":
+            if getattr(codec.hyperparameters, "tokens", False) or codec.mode != "frozen":
                 raise ValueError(
                     f"{codec.name}: token ids, and modes in which the model learns, are for models "
                     "that read text"

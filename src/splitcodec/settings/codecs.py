@@ -4,7 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from splitcodec.codecs.catalogue import (
     CODERS,
@@ -95,11 +102,13 @@ class Codec(Strict):
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Codec, mode and λ go together."""
-        if self.start and not self.set.get("trellis"):
+        own = self.hyperparameters
+        if self.start and not getattr(own, "trellis", False):
             raise ValueError("start is for set: {trellis: true}; leave it out")
         if self.shared and len(self.lambdas) < 2:
             raise ValueError("shared is for several λ; name more, or leave it out")
-        check_mode(self.codec, self.mode, self.set, self.lambdas if self.shared else [])
+        shared = self.lambdas if self.shared else []
+        check_mode(self.codec, self.mode, own.model_dump(), shared)
         if is_baseline(self.codec) and self.mode == "frozen":
             raise ValueError(f"{self.codec} has nothing to learn; name it under baselines")
         if is_baseline(self.codec) and self.lambdas:
@@ -111,32 +120,39 @@ class Codec(Strict):
         return self
 
     @property
+    def hyperparameters(self) -> BaseModel:
+        """Those of `set`, and the defaults."""
+        return hyperparameters_of(self.codec).model_validate(self.set)
+
+    @property
     def compares_outputs(self) -> bool:
         """Whether its training compares what the model says of the training text with and without
         the codec, for which the uncoded final representation is needed."""
         if changes_front(self.mode) or self.start:
             return False
-        own = hyperparameters_of(self.codec).model_validate(self.set)
         to_the_model = self.mode != "frozen" and self.tuning.loss == "kl"
-        return to_the_model or getattr(own, "polish_steps", 0) > 0
+        return to_the_model or getattr(self.hyperparameters, "polish_steps", 0) > 0
 
-    def check_start(self, codecs: Mapping[str, "Codec"]) -> None:
-        """Raise ValueError unless what it starts from is the same codec before its trellis."""
+    def check_start(self, codecs: Mapping[str, "Codec"], seeds: list[int]) -> None:
+        """Raise ValueError unless what it starts from is the same codec before its trellis.
+
+        `seeds`: of codecs that have none of their own.
+        """
         if self.start is None:
             return
         if self.start not in codecs:
             raise ValueError(f"{self.name}: start: there is no codec {self.start}")
         other = codecs[self.start]
-        same = all(
-            getattr(self, key) == getattr(other, key)
-            for key in ("codec", "mode", "shared", "seeds")
+        same = all(getattr(self, key) == getattr(other, key) for key in ("codec", "mode", "shared"))
+        same = same and other.hyperparameters == self.hyperparameters.model_copy(
+            update={"trellis": False}
         )
-        same &= self.set | {"trellis": False} == other.set | {"trellis": False}
-        fewer = set(self.lambdas) < set(other.lambdas) and not self.shared
-        if other.set.get("trellis") or not same or not (fewer or self.lambdas == other.lambdas):
+        wanted, there = set(self.lambdas), set(other.lambdas)
+        same = same and (wanted == there if self.shared else wanted <= there)
+        if not same or not set(self.seeds or seeds) <= set(other.seeds or seeds):
             raise ValueError(
-                f"{self.name}: start: {other.name} must have the same settings, λ included, but "
-                "for the trellis"
+                f"{self.name}: start: {other.name} must have the same settings but for the "
+                "trellis, and each λ and seed"
             )
 
 
@@ -148,7 +164,7 @@ def changes_front(mode: str) -> bool:
 def check_mode(codec: str, mode: Mode, changes: Mapping[str, Any], shared: Sequence[float]) -> None:
     """Raise ValueError for a codec that cannot learn in this mode, or all `shared` λ.
 
-    `changes` are its hyper-parameters, where they are not the defaults.
+    `changes` are its hyper-parameters, at least those that are not the defaults.
     """
     levels = changes.get("levels", 0)
     if codec in ("klt", "trellis") and changes_front(mode):
@@ -164,6 +180,8 @@ def check_mode(codec: str, mode: Mode, changes: Mapping[str, Any], shared: Seque
         return
     if mode != "frozen":
         raise ValueError("one codec for several λ goes with mode frozen")
+    if len(set(shared)) < len(shared):
+        raise ValueError("one codec for several λ has each of them once")
     farthest = max(abs(math.log(weight / middle(shared))) for weight in shared)
     least = math.ceil(farthest / LOG_RATE_WEIGHT_A_LEVEL)
     if levels < least:

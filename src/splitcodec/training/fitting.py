@@ -7,6 +7,7 @@ the codec before and after. A codec for several λ sees them in turn, at levels 
 its losses are weighted so that each λ counts alike.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +49,7 @@ from splitcodec.training.sensitivity import Sensitivity
 _WARM_UP = 0.1
 _VALIDATION_BATCH = 2
 _TRELLIS_TOKENS = 1 << 14
-_LONGEST = (1.0, 1.1, 1.25, LONGEST)
+_LIMITS = (1.0, 1.1, 1.25, LONGEST)
 """Longer is better where λ is high: what is lost along the signal then costs more than noise."""
 _LARGEST_CHANGE = 0.02
 """Peak learning rate of a transform, relative to the size of its entries, at any λ."""
@@ -126,9 +127,7 @@ def fit_from_klt(
     """A codec started from the KLT; resumes from `checkpoint` if it is there."""
     torch.manual_seed(seed)
     klt = fit_closed_form(hyperparameters, data, rate_weights, seed)
-    codec = start(name, hyperparameters, klt)
-    if codec.sends_tokens:
-        codec.attach(data.model.embedding)
+    codec = _attached(start(name, hyperparameters, klt), data)
     Fitting(codec, hyperparameters, data, rate_weights, seed).run(checkpoint, log)
     codec.cpu().update()
     return codec.eval()
@@ -156,9 +155,7 @@ def fit_direct_access(
     )
     codec.load_state_dict(learned.state_dict(), strict=False)
     codec.update()
-    if codec.sends_tokens:
-        codec.attach(data.model.embedding)
-    Fitting(codec.eval(), plain, data, rate_weights, seed).put_trellis(log)
+    Fitting(_attached(codec.eval(), data), plain, data, rate_weights, seed).put_trellis(log)
     codec.cpu().update()
     return codec
 
@@ -181,7 +178,7 @@ def fit_klt_codec(
     log: Log,
 ) -> Klt:
     """The closed form alone: nothing to log, nothing to resume."""
-    return fit_closed_form(hyperparameters, data, rate_weights, seed)
+    return _attached(fit_closed_form(hyperparameters, data, rate_weights, seed), data)
 
 
 def fit_trellis(
@@ -199,12 +196,18 @@ def fit_trellis(
     deviation = sample.values - codec.mean
     if codec.sends_tokens:
         deviation -= sample.context @ codec.token_map.T
-        codec.attach(data.model.embedding)
     log.start([])
     longer = codec.fit(deviation, data.sensitivity.matrix, rate_weights[0])
-    fitting = Fitting(codec.eval(), hyperparameters, data, rate_weights, seed)
+    fitting = Fitting(_attached(codec.eval(), data), hyperparameters, data, rate_weights, seed)
     fitting.choose_length(codec.synthesis, longer.to(data.device), log)
     return codec.cpu()
+
+
+def _attached(codec: TransformCodec, data: TrainingData) -> TransformCodec:
+    """The codec, with the head of the model if it sends token ids."""
+    if codec.sends_tokens:
+        codec.attach(data.model.embedding)
+    return codec
 
 
 FITTERS: dict[str, Callable[..., Codec]] = {
@@ -292,15 +295,14 @@ class Fitting:
 
         `multiples` of the codec are `longer` now, and become so at most.
         """
-        shortest, losses = multiples / longer, []
-        for step, most in enumerate(_LONGEST):
+        shortest, losses = multiples / longer, {}
+        for step, most in enumerate(_LIMITS):
             multiples.copy_(shortest * longer.clamp(max=most))
             figures = self._validate()
-            log.add({"phase": "trellis_validation", "step": step, "longest": most, **figures})
-            losses.append(figures["loss"])
-        best = _LONGEST[losses.index(min(losses))]
+            log.note("trellis_validation", step, longest=most, **figures)
+            losses[most] = figures["loss"] if math.isfinite(figures["loss"]) else math.inf
+        best = min(losses, key=losses.get)
         multiples.copy_(shortest * longer.clamp(max=best))
-        self._turn_to(None)
 
     def _turn_to(self, turn: int | None) -> float:
         """Let the codec code at the λ whose turn it is, or at the middle; returns that λ."""
@@ -328,18 +330,17 @@ class Fitting:
         return loss, {"bits_per_token": rate.item(), "distortion": distortion.item()}
 
     def _validate(self) -> Figures:
-        """Divergence + λ · rate on the validation partition, with real rounding.
-
-        Of several λ, each on every so many batches.
-        """
+        """Divergence + λ · rate on the validation partition, with real rounding; mean of all λ."""
         stores = [store.batches(_VALIDATION_BATCH) for store in self.data.validation]
         sums = torch.zeros(3, dtype=torch.float64)
-        for turn, (batch, reference) in enumerate(zip(*stores, strict=True)):
-            weight = self.rate_weight / self._turn_to(turn)
-            rate, distortion = self._rate_and_distortion(batch, reference)
+        for batch, reference in zip(*stores, strict=True):
             tokens = int(batch.lengths.sum())
-            own = [rate.item() * tokens, weight * distortion.item() * tokens, tokens]
-            sums += torch.tensor(own, dtype=torch.float64)
+            for turn in range(len(self.rate_weights)):
+                weight = self.rate_weight / self._turn_to(turn)
+                rate, distortion = self._rate_and_distortion(batch, reference)
+                own = [rate.item() * tokens, weight * distortion.item() * tokens, tokens]
+                sums += torch.tensor(own, dtype=torch.float64)
+        self._turn_to(None)
         rate, distortion = (sums[:2] / sums[2]).tolist()
         objective = distortion + self.rate_weight * rate
         return {"loss": objective, "bits_per_token": rate, "distortion": distortion}

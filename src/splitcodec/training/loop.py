@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from splitcodec.devices import first_process
 from splitcodec.errors import TrainingError
 from splitcodec.progress import progress
 from splitcodec.training.checkpoint import load_checkpoint, save_checkpoint
@@ -65,15 +66,19 @@ class Log:
 
         Entries of an earlier loop, which a later one's checkpoint has as well, come once.
         """
-        if len(entries) < len(self.entries):
+        if len(entries) < len(self.entries) or not first_process():
             return
         self.entries = list(entries)
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(self.text(), encoding="utf-8")
 
-    def add(self, entry: dict[str, Any]) -> None:
-        """One more entry."""
+    def note(self, phase: str, step: int, **figures: float) -> None:
+        """One more entry, of the figures that are finite; of several processes the first's."""
+        if not first_process():
+            return
+        finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+        entry = {"phase": phase, "step": step, **finite}
         self.entries.append(entry)
         if self._path:
             with self._path.open("a", encoding="utf-8") as file:
@@ -171,8 +176,7 @@ class Loop:
     def run(self) -> None:
         """All phases, from the checkpoint or the start; the checkpoint then holds the result."""
         resumed = self._load()
-        if self.accelerator.is_main_process:
-            self.log.start(resumed.get("log", []))
+        self.log.start(resumed.get("log", []))
         if resumed:
             self.module.load_state_dict(resumed["module"], strict=False)
         first = resumed.get("phase", 0)
@@ -199,9 +203,9 @@ class Loop:
             self._check(phase, step, value, state)
             if step % phase.log_every == 0 or step == phase.steps - 1:
                 now = time.monotonic()
-                speed = (step + 1 - timed) * phase.tokens / max(now - timer, 1e-9)
+                speed = round((step + 1 - timed) * phase.tokens / max(now - timer, 1e-9))
                 timer, timed = now, step + 1
-                self._note(phase.name, step, loss=value, **figures, tokens_per_second=round(speed))
+                self.log.note(phase.name, step, loss=value, **figures, tokens_per_second=speed)
             state.step = step + 1
             last = state.step == phase.steps
             if last or (phase.validate_every and state.step % phase.validate_every == 0):
@@ -257,7 +261,7 @@ class Loop:
         if self._several:
             figures = self._of_the_first(figures)
         self.module.train()
-        self._note(f"{phase.name}_validation", state.step, **figures)
+        self.log.note(f"{phase.name}_validation", state.step, **figures)
         if state.first == math.inf:
             state.first = figures["loss"]
         if figures["loss"] <= state.best:  # never if it is not a number
@@ -272,11 +276,6 @@ class Loop:
 
         values = torch.tensor([*figures.values()], device=self.accelerator.device)
         return dict(zip(figures, broadcast(values).tolist(), strict=True))
-
-    def _note(self, phase: str, step: int, **figures: float) -> None:
-        if self.accelerator.is_main_process:
-            finite = {name: value for name, value in figures.items() if math.isfinite(value)}
-            self.log.add({"phase": phase, "step": step, **finite})
 
     def _last_figures(self) -> str:
         """What was noted last, for who watches the terminal."""

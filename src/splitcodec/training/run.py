@@ -1,7 +1,6 @@
 """From names and files to a trained codec in its folder."""
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from splitcodec.codecs.catalogue import (
 from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.registry import build_codec, load_codec
 from splitcodec.codecs.transform import TransformCodec
+from splitcodec.devices import first_process
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import atomic_path, read_json, sha256_of_file, write_text
 from splitcodec.inputs.tokens import read_tokens
@@ -169,6 +169,7 @@ def train(
     started = time.monotonic()
     log, changes = Log(out / "training.jsonl", watch), None
     start = material.start if material else None
+    before = (start / "training.jsonl").read_text(encoding="utf-8") if start else ""
     if start and not getattr(wanted.hyperparameters, "trellis", False):
         raise SettingsError("--start is for --set trellis=true; leave it out")
     if wanted.tuned:
@@ -177,7 +178,7 @@ def train(
         codec = _fit(wanted, stored, material, log)
     else:
         codec = build_codec(wanted.codec, stored.channels, {})
-    if not _first_process():
+    if not first_process():
         return
     seconds = time.monotonic() - started
     if start:
@@ -195,7 +196,6 @@ def train(
         | {name: version(name) for name in ("torch_ans", "transformers")},
     }
     save_codec(codec, out, meaning, changes)
-    before = (start / "training.jsonl").read_text(encoding="utf-8") if start else ""
     write_text(out / "training.jsonl", before + log.text())
     if material:
         for checkpoint in (material.checkpoint, _tuning_checkpoint(material)):
@@ -255,11 +255,15 @@ def _started(wanted: Recipe, stored: Activations, directory: Path) -> TransformC
         "hyperparameters": plain,
         "mode": wanted.mode,
         "lambda": wanted.rate_weight,
-        "lambdas": list(wanted.rate_weights) if len(wanted.rate_weights) > 1 else None,
+        "lambdas": sorted(wanted.rate_weights) if len(wanted.rate_weights) > 1 else None,
         "seed": wanted.seed,
         **{key: stored.metadata[key] for key in ("model_hash", "split", "data_hash")},
     }
     found = meaning | {"hyperparameters": codec.hyperparameters}
+    if "lambdas" in meaning:
+        found["lambdas"] = sorted(meaning["lambdas"])
+    elif codec.levels and codec.levels.base:
+        raise InputError(f"{directory} was made by set-rate; --start takes what was trained")
     if other := [key for key, value in expected.items() if found.get(key) != value]:
         raise InputError(
             f"{directory} is of another {', '.join(other)}; --start takes the wanted codec, "
@@ -317,11 +321,6 @@ _POLISHING = ("model", "references", "validation", "validation_references")
 def _tuning_checkpoint(material: Material) -> Path:
     """Beside that of the fit, which must not begin again when a killed tuning goes on."""
     return material.checkpoint.with_name(material.checkpoint.name + ".tuning")
-
-
-def _first_process() -> bool:
-    """Of those of a torchrun: the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _references(stored: Activations, material: Material) -> Activations:
