@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,14 @@ def test_a_target_that_was_not_probed_is_refused():
     own = gaussian_split(1, 1.0)
     with pytest.raises(InputError, match="another target"):
         advise([own], [quadratic(own)], 20.0, Calibration(1.0, 0.1))
+
+
+def test_a_split_that_was_not_probed_far_enough_is_left_out_and_named(capsys):
+    splits = [gaussian_split(1, 4.0), gaussian_split(2, 1.0)]
+    near, far = (quadratic(own) for own in splits)
+    lines = advise(splits, [near, replace(far, kl=100 * far.kl)], 0.005, Calibration(1.0, 0.1, 1.0))
+    assert [line.split for line in lines] == [1]
+    assert "split 2: a divergence of" in capsys.readouterr().err
 
 
 def test_the_rise_is_pooled_over_splits():

@@ -1,13 +1,15 @@
 import json
+import math
 
 import pytest
 import torch
 
 from small_world import one_line, save_for, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
-from splitcodec.activations.store import Activations
+from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.bounds.codec import covariance_of_codec
 from splitcodec.bounds.covariance import covariance_bound
+from splitcodec.bounds.generalisation import held_out_slack
 from splitcodec.bounds.measure import measure_bounds
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
@@ -20,7 +22,7 @@ def store(path, tokens=50, channels=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
     scales = torch.logspace(1, -1, channels)
     rows = [scales * torch.randn(tokens, channels, generator=generator) for _ in range(20)]
-    return write_store(path, rows, split=2, partition="evaluation")
+    return write_store(path, rows, split=2, partition="evaluation", data_hash=f"d{seed}")
 
 
 def klt(activations, rate_weight):
@@ -104,6 +106,40 @@ def test_a_codec_without_transform_gives_one_line(tmp_path):
     with pytest.raises(InputError, match="int4") as caught:
         measure_bounds(Activations(activations.path), [folder], Bounds(rademacher_draws=10), 0)
     assert one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "meaning, said",
+    [
+        ({"split": 3, "data_hash": "e"}, "is of split 3"),
+        ({"split": 2, "data_hash": "e", "model_hash": "other"}, "is of another model"),
+        ({"split": 2, "data_hash": "d0"}, "holds the text that codecs are trained on"),
+    ],
+)
+def test_held_out_is_what_codecs_have_not_seen(tmp_path, meaning, said):
+    activations = store(tmp_path / "a.parquet")
+    other = write_store(tmp_path / "o.parquet", [torch.randn(9, 6)] * 2, **meaning)
+    with pytest.raises(InputError, match=said) as caught:
+        measure_bounds(activations, [], Bounds(rademacher_draws=10), 0, evaluation=other)
+    assert one_line(caught.value)
+
+
+def test_codecs_of_another_model_and_empty_stores_are_refused(tmp_path):
+    activations = store(tmp_path / "a.parquet")
+    folder = save_for(klt(activations, 0.1), activations, tmp_path / "klt", model_hash="other")
+    with pytest.raises(InputError, match="learned with another model"):
+        measure_bounds(activations, [folder], Bounds(rademacher_draws=10), 0)
+    meaning = {"split": 2, "data_hash": "e"}
+    none = write_store(tmp_path / "n.parquet", [torch.randn(9, 6)], **meaning)
+    with ActivationWriter(tmp_path / "n.parquet", 6, torch.float32, none.metadata):
+        pass
+    with pytest.raises(InputError, match=r"n\.parquet holds no sequences"):
+        measure_bounds(activations, [], Bounds(), 0, evaluation=Activations(tmp_path / "n.parquet"))
+
+
+def test_one_document_promises_nothing():
+    assert held_out_slack(torch.ones(1), 30.0, 0.05) == math.inf
+    assert held_out_slack(torch.ones(2), 30.0, 0.05) < math.inf
 
 
 @pytest.fixture

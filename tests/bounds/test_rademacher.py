@@ -84,3 +84,10 @@ def test_the_first_token_does_not_count(tmp_path):
     assert torch.equal(
         gram_matrix(write_store(tmp_path / "b.parquet", rows), torch.zeros(CHANNELS)), usual
     )
+
+
+def test_the_first_patch_of_a_picture_does(tmp_path):
+    rows = [torch.ones(3, CHANNELS), torch.ones(3, CHANNELS)]
+    store = write_store(tmp_path / "a.parquet", rows, patch=1)
+    found = gram_matrix(store, torch.zeros(CHANNELS))
+    assert (found == 3 * CHANNELS).all()

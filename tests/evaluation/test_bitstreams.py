@@ -109,7 +109,8 @@ def test_other_data_of_the_same_lengths_are_noticed(stores, codecs, bitstreams, 
 def test_a_store_that_says_what_no_header_may_is_refused(stores, codecs, tmp_path):
     for text in ("x" * 2000, "two\nlines"):
         rows = [torch.zeros(3, 32)]
-        store = write_store(tmp_path / "odd.parquet", rows, split=2, data_hash=text)
+        known = {"split": 2, "model_hash": stores.split.metadata["model_hash"]}
+        store = write_store(tmp_path / "odd.parquet", rows, **known, data_hash=text)
         with pytest.raises(
             InputError, match=r"odd\.parquet cannot be encoded.*data_hash"
         ) as caught:

@@ -3,9 +3,11 @@ import shutil
 
 import pytest
 import synthetic
+from rich.console import Console
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json
+from splitcodec.report.summary import print_summary
 from splitcodec.report.table import read_points
 from splitcodec.tracking.experiment import sync
 
@@ -201,6 +203,8 @@ def test_a_run_is_done_without_mlflow_and_shown_later(world, capsys):
     sync(world.results, "nonsense://store", later=True)
     assert "splitcodec track sync" in capsys.readouterr().out
     assert "nonsense" in read_json(world.record)["waits"]
+    print_summary(world.results, console := Console(record=True))
+    assert "splitcodec track sync" in console.export_text()
     sync(world.results, world.uri)
     assert "waits" not in read_json(world.record)
     assert len(read_json(world.record)["runs"]) == 9

@@ -24,11 +24,7 @@ def experiment():
     params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text()) | {"experiment": "default"}
     params["codecs"] = [{"name": "klt", "lambdas": [1.0e-4]}]
     params["baselines"] = {"codecs": []}
-    return params | {
-        "activations": {"dtype": "float16"},
-        "seeds": [0],
-        "sensitivity": {"sequences": 4},
-    }
+    return params
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ No codec is fitted. For each split, with covariance Σ and sensitivity G of the 
 """
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -183,7 +184,8 @@ def advise(
 ) -> list[Advice]:
     """One line a split, the cheapest first; `target`: relative increase of perplexity.
 
-    Raises InputError where the target lies outside what was probed.
+    A split where the target lies outside what was probed is named on standard error and left out;
+    raises InputError where that is so of all.
     """
     ratio, error = rise_ratio(probes)
     if calibration.rise_ratio is not None:
@@ -191,25 +193,30 @@ def advise(
     if ratio <= 0:
         raise InputError("the probed cross-entropy does not rise with the divergence; probe more")
     wanted = math.log1p(target) / ratio
-    lines = []
+    lines, missed = [], []
     for own, probed in zip(statistics, probes, strict=True):
-        rate_weight = _weight_at(probed, wanted, own.split)
+        if not probed.kl[0] <= wanted <= probed.kl[-1]:
+            missed.append(
+                f"split {own.split}: a divergence of {wanted:.4f} nats is outside the probed "
+                f"{probed.kl[0]:.4f} to {probed.kl[-1]:.4f}"
+            )
+            continue
+        rate_weight = _weight_at(probed, wanted)
         bits = calibration.correction * rate_at(own, rate_weight)
         # How the rate follows the divergence: between λ and λ · 1.2, as the probes say.
         nearby = calibration.correction * rate_at(own, 1.2 * rate_weight)
         slope = math.log(bits / max(nearby, 1e-9)) / math.log(1.2) / _elasticity(probed)
         spread = math.exp(math.hypot(calibration.spread, slope * error / ratio))
         lines.append(Advice(own.split, rate_weight, bits, bits / spread, bits * spread))
+    if not lines:
+        raise InputError(f"{missed[0]}; choose another target")
+    for reason in missed:
+        print(f"{reason}; left out", file=sys.stderr)
     return sorted(lines, key=lambda line: line.bits_per_token)
 
 
-def _weight_at(probed: Probe, kl: float, split: int) -> float:
+def _weight_at(probed: Probe, kl: float) -> float:
     """λ at a divergence, by interpolation of logarithms."""
-    if not probed.kl[0] <= kl <= probed.kl[-1]:
-        raise InputError(
-            f"split {split}: a divergence of {kl:.4f} nats is outside the probed "
-            f"{probed.kl[0]:.4f} to {probed.kl[-1]:.4f}; choose another target"
-        )
     return float(np.exp(np.interp(math.log(kl), np.log(probed.kl), np.log(probed.rate_weights))))
 
 

@@ -39,9 +39,10 @@ _BATCH = 32
 def covariance_of_codec(codec: TransformCodec, moments: Moments) -> dict[str, Any]:
     """The covariance bound of the latent, which is in steps; none where each token has its own.
 
-    Nor for a trellis, whose steps are longer than the distance of its values.
+    Nor for a trellis, whose steps are longer than the distance of its values, nor where token ids
+    are sent, of which the mean of each token follows.
     """
-    if codec.levels or codec.has_trellis:
+    if codec.levels or codec.has_trellis or codec.sends_tokens:
         return {"channels_coded": codec.kept, "bits_per_token": None, "standard_error": None}
     bound = covariance_bound(latent_covariance(moments.covariance, codec.analysis), moments.tokens)
     return {"channels_coded": codec.kept, **asdict(bound)}

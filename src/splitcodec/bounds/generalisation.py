@@ -33,8 +33,13 @@ def pac_slack(complexity: float, highest: float, samples: int, delta: float) -> 
 
 
 def held_out_slack(rates: Tensor, highest: float, delta: float) -> float:
-    """How far the expected rate may exceed the mean of `rates` (documents,), fresh to the codec."""
+    """How far the expected rate may exceed the mean of `rates` (documents,), fresh to the codec.
+
+    One document says nothing of that.
+    """
     samples, confidence = len(rates), math.log(2 / delta)
+    if samples < 2:
+        return math.inf
     spread = math.sqrt(2 * float(rates.var()) * confidence / samples)
     return spread + 7 * highest * confidence / (3 * (samples - 1))
 

@@ -50,8 +50,11 @@ def measure_bounds(
     The representation is rounded to integers as in the paper; a codec's latent is in steps. With
     `evaluation` also the generalisation gap; with `sensitivity` G the rate-distortion functions;
     with `source_bits`, the entropy of the tokens at most, the gap to it. What has no finite value
-    is None. Raises InputError for a codec without a transform.
+    is None. Raises InputError for a codec without a transform, and for an `evaluation` of another
+    model or split, or of the training text.
     """
+    if evaluation is not None:
+        _check_held_out(activations, evaluation)
     moments = moments_of(activations, history=True)
     gram = gram_matrix(activations, moments.mean)
     complexity = rademacher_of_gram(gram, effort.rademacher_draws, seed)
@@ -104,6 +107,16 @@ def _codec_row(
     if source_bits is not None:
         row["gap_to_source"] = found["evaluation_bits_per_token"] - source_bits
     return row
+
+
+def _check_held_out(training: Activations, evaluation: Activations) -> None:
+    evaluation.check_split(training.metadata["split"])
+    if evaluation.metadata["model_hash"] != training.metadata["model_hash"]:
+        raise InputError(f"{evaluation.path} is of another model than {training.path}")
+    if evaluation.metadata["data_hash"] == training.metadata["data_hash"]:
+        raise InputError(f"{evaluation.path} holds the text that codecs are trained on")
+    if not len(evaluation):
+        raise InputError(f"{evaluation.path} holds no sequences")
 
 
 def _sequence_bound(gram: Tensor, activations: Activations) -> Any:

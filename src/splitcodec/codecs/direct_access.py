@@ -112,8 +112,11 @@ class DirectAccess(ConditionalCodec):
         return [*super().linear_maps(), *([] if history is None else [history])]
 
     def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
-        """See TransformCodec; of a trellis the rate is that of the integer tables."""
-        if not self.has_trellis:
+        """See TransformCodec; of a trellis the rate is that of the integer tables.
+
+        In training, in which it has no part, as if it were not there.
+        """
+        if self.training or not self.has_trellis:
             return super().estimate(deviation, known)
         finite = deviation.isfinite().all(-1)  # integers know of nothing else
         deviation = deviation.where(finite[..., None], 0)

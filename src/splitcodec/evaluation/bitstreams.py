@@ -46,7 +46,12 @@ _DATA = ("model", "model_hash", "split", "partition", "data_hash")
 def check_fits(
     codec: Codec, meaning: dict[str, Any], directory: Path, activations: Activations
 ) -> None:
-    """Raise SettingsError for a codec of another split or number of channels than a store's."""
+    """Raise SettingsError for a codec of another split or number of channels than a store's.
+
+    InputError for one of another model, and for a store that holds nothing.
+    """
+    if not len(activations):
+        raise InputError(f"{activations.path} holds no sequences")
     if activations.channels != codec.channels:
         raise SettingsError(
             f"{directory} codes {codec.channels} channels, {activations.path} has "
@@ -57,6 +62,7 @@ def check_fits(
             f"{directory} was made for split {meaning['split']}, {activations.path} is split "
             f"{activations.metadata['split']}"
         )
+    check_same_model(meaning, activations, directory)
 
 
 def check_same_model(meaning: dict[str, Any], activations: Activations, directory: Path) -> None:
@@ -101,7 +107,6 @@ def encode(
     codec.to(device())
     check_fits(codec, meaning, codec_directory, activations)
     if model:
-        check_same_model(meaning, activations, codec_directory)
         codec.attach(model.embedding)
     front = changes_front(meaning["mode"])
     model = model_of_codec(model, codec_directory, meaning) if front else None

@@ -154,6 +154,9 @@ def _print_places(console: Console, results: Path) -> None:
             _print_place(console, name, str(path))
     if (record := results / "mlflow-runs.json").exists():
         runs = read_json(record)
+        if "waits" in runs:
+            _print_place(console, "runs", f"wait for MLflow: splitcodec track sync {results}")
+            return
         if runs["command"]:
             _print_place(console, "runs", _runnable(runs["command"]))
         _print_place(console, "" if runs["command"] else "runs", runs["page"])
