@@ -105,12 +105,10 @@ def _context_moments(
         weights = (moments.counts / moments.counts.sum()).to(embedding)
         row_mean = (weights @ embedding).double().cpu()
     here = device()
-    ordinary_first = not activations.first_is_sink
-    means = moments.mean.to(here).float(), row_mean.to(here).float()
-    context = Context(*means, history, embedding, ordinary_first)
+    context = Context(moments.mean.to(here).float(), row_mean.to(here).float(), history, embedding)
     covariance, cross, tokens = 0.0, 0.0, 0
     for batch in (batch.to(here) for batch in activations.batches(8)):
-        usable = ordinary_tokens(batch.representation, batch.mask, ordinary_first)
+        usable = ordinary_tokens(batch.representation, batch.mask)
         values = batch.representation[usable] - context.mean
         regressors = context.of(batch)[usable]
         covariance = covariance + (regressors.T @ regressors).double()
@@ -135,14 +133,12 @@ class Context:
     row_mean: Tensor
     history: bool
     embedding: Tensor | None
-    ordinary_first: bool = False
-    """Whether the first token tells of the second."""
 
     def of(self, batch: Batch) -> Tensor:
         """(batch, tokens, regressors) float32; nothing is known before the first two tokens."""
         parts = []
         if self.history:
-            usable = ordinary_tokens(batch.representation, batch.mask, self.ordinary_first)
+            usable = ordinary_tokens(batch.representation, batch.mask)
             deviation = (batch.representation - self.mean) * usable[..., None]
             parts.append(functional.pad(deviation[:, :-1], (0, 0, 1, 0)))
         if self.embedding is not None:
