@@ -137,7 +137,13 @@ def test_codecs_of_another_model_and_empty_stores_are_refused(tmp_path):
         measure_bounds(activations, [], Bounds(), 0, evaluation=Activations(tmp_path / "n.parquet"))
 
 
-def test_one_document_promises_nothing():
+def test_one_document_promises_nothing(tmp_path):
+    activations = store(tmp_path / "a.parquet")
+    folder = save_for(klt(activations, 0.1), activations, tmp_path / "klt", name="mine")
+    single = write_store(tmp_path / "o.parquet", [torch.randn(9, 6)], split=2, data_hash="e")
+    effort = Bounds(rademacher_draws=10)
+    report = measure_bounds(activations, [folder], effort, 0, evaluation=single)
+    json.dumps(report, allow_nan=False)
     assert held_out_slack(torch.ones(1), 30.0, 0.05) == math.inf
     assert held_out_slack(torch.ones(2), 30.0, 0.05) < math.inf
 

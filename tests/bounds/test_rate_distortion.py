@@ -59,6 +59,13 @@ def test_the_error_of_entropy_is_that_of_repetition():
     assert errors.mean() == pytest.approx(found.std(), rel=0.35)
 
 
+def test_entropy_errs_downwards_by_some_hundredths_of_a_nat_a_channel():
+    generator = torch.Generator().manual_seed(0)
+    found, _ = independent_entropy(torch.randn(8192, 200, generator=generator))
+    truth = 0.5 * math.log(2 * math.pi * math.e)
+    assert found / 200 - truth == pytest.approx(-0.04, abs=0.01)
+
+
 @pytest.mark.parametrize("rate_weight", [1e-4, 1e-2, 1.0, 10.0])
 def test_a_quantiser_pays_at_most_a_quarter_bit_a_channel(rate_weight):
     point = quantiser_rate(VARIANCES, rate_weight)

@@ -22,7 +22,7 @@ CODECS = {
     "direct access": ("direct-access", NETWORKS | {"family": "laplace"}),
     "context alone": ("direct-access", CONTEXT),
     "context with a trellis": ("direct-access", CONTEXT | {"trellis": True}),
-    "context with a trellis, for all": ("direct-access", CONTEXT | {"trellis": True, "levels": 6}),
+    "trellis and levels": ("direct-access", CONTEXT | {"trellis": True, "levels": 6}),
 }
 
 
@@ -90,7 +90,7 @@ def test_a_trellis_costs_less_than_the_closed_form_that_it_begins_from(data, tmp
     [
         ("trellis", {}, [1]),
         (*CODECS["context with a trellis"], [1]),
-        (*CODECS["context with a trellis, for all"], [1 / 4, 1 / 2, 1, 2, 4]),
+        (*CODECS["trellis and levels"], [1 / 4, 1 / 2, 1, 2, 4]),
     ],
     ids=["trellis", "context", "one for all"],
 )

@@ -268,7 +268,7 @@ class TransformCodec(Codec):
         if not 0 <= low <= high < len(self._embedding):
             raise InputError(
                 f"token ids go from {low} to {high}, where the codec knows 0 to "
-                f"{len(self._embedding) - 1}; a store that was decoded has those of --tokens-from"
+                f"{len(self._embedding) - 1}; decode with --activations keeps them"
             )
         rows = self._embedding[tokens[:, opening:].to(self._embedding.device)].to(positions.device)
         # Rounded once to float32, so that it does not matter how many tokens come together.
