@@ -56,8 +56,11 @@ def write_sealed_json(path: Path, document: dict[str, Any]) -> None:
     write_json(path, plain | {_SEAL: _seal_of(plain)})
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raises InputError when it is missing or damaged."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON file.
+
+    Raises InputError when it is missing, damaged or, having none of such `keys`, of another kind.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,6 +70,9 @@ def read_json(path: Path) -> Any:
     seal = document.pop(_SEAL, None) if isinstance(document, dict) else None
     if seal is not None and seal != _seal_of(document):
         raise InputError(f"{path} does not match its checksum; delete it and rerun")
+    for key in keys:
+        if not isinstance(document, dict) or key not in document:
+            raise InputError(f"{path} has no {key}: name a file of the kind that is asked for")
     return document
 
 

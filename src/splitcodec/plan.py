@@ -221,7 +221,7 @@ def measured(results: Path, data: Path = Path("data/models")) -> Device:
 
 def _speed(path: Path, data: Path) -> float | None:
     """Operations a second of the training that made a codec, if the model learned in it."""
-    meaning = read_json(path)
+    meaning = read_json(path, "mode", "model")
     if meaning["mode"] in ("none", "frozen"):
         return None
     log = path.with_name("training.jsonl")

@@ -13,6 +13,7 @@ from splitcodec.report.curves import (
     curve_name,
     curves_of,
     name_order,
+    pareto,
     rate_at,
     rate_at_divergence,
     rate_ratio,
@@ -170,6 +171,12 @@ def test_seeds_are_averaged_before_anything_else():
 )
 def test_names_of_curves(codec, coder, name):
     assert curve_name(codec, coder) == name
+
+
+def test_points_that_no_other_beats():
+    rates, losses = [3, 1, 2, 1, 1], [1, 3, 3, 3, 4]
+    assert pareto(rates, losses).tolist() == [1, 0]  # of equal ones the first
+    assert pareto([], []).tolist() == []
 
 
 def test_order_of_curves(built):

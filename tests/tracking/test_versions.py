@@ -3,7 +3,7 @@ import synthetic
 
 from splitcodec.errors import InputError
 from splitcodec.report.table import read_points
-from splitcodec.tracking.versions import best_at, pareto, wanted_versions
+from splitcodec.tracking.versions import best_at, wanted_versions
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,6 @@ def test_aliases_name_the_cheapest_that_loses_no_more(versions):
     assert named["best-at-5-percent"]["lambda"] == 0.0003
     assert named["best-at-1-percent"]["codec"] == "int8"
     assert best_at([{"perplexity_increase_percent": 20.0}]) == {}
-
-
-def test_equal_points_are_listed_once(results):
-    points = read_points(results / "points.parquet")
-    doubled = points._append(points, ignore_index=True)
-    assert len(pareto(doubled)) == len(pareto(points))
 
 
 def test_the_card_says_what_the_table_says(versions):

@@ -37,7 +37,7 @@ from splitcodec.densities.location_scale import (
 _CLIP = 8.0
 _LEVELS_AN_INPUT = 4.0
 """Levels to a unit of a network's input."""
-FLOAT32_ERROR = 2.0**-16
+NETWORK_ERROR = 2.0**-16
 """Bound on what float32 does to means and, in units of a table, positions."""
 _SIDE_ERROR = 2.0**-18
 """The same for side values, relative to a token's largest where that exceeds one. Smaller, since

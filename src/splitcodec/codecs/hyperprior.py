@@ -10,7 +10,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from splitcodec.codecs.conditional import FLOAT32_ERROR, ConditionalCodec
+from splitcodec.codecs.conditional import NETWORK_ERROR, ConditionalCodec
 from splitcodec.codecs.guard import BOUND, Signals
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters
 from splitcodec.codecs.levels import Known, in_steps
@@ -71,7 +71,7 @@ class Hyperprior(ConditionalCodec):
         found = mean, positions = exact.positions_from(outputs, own)
         rough = self.positions_from(self.prediction.outputs(states[unsure]), own)
         errors = (true - near for true, near in zip(found, rough, strict=True))
-        if not all((error.abs() <= FLOAT32_ERROR / 2).all() for error in errors):
+        if not all((error.abs() <= NETWORK_ERROR / 2).all() for error in errors):
             return self._quantise_exactly(deviation, known, side, past)
         residual = exact.latent(deviation[unsure].double()) - mean
         symbols[unsure] = in_steps(residual, own.steps).round_().to(torch.int32)
@@ -96,8 +96,8 @@ class Hyperprior(ConditionalCodec):
             residual = in_steps(latent[part] - mean, own.steps)
             rounded, nearest = residual.round(), positions.round()
             off = distances(residual, rounded)
-            tokens, _ = doubtful(deviation[part], off, bounds, FLOAT32_ERROR, own.steps)
-            unsure[part] = near_half(distances(positions, nearest), BOUND + FLOAT32_ERROR)
+            tokens, _ = doubtful(deviation[part], off, bounds, NETWORK_ERROR, own.steps)
+            unsure[part] = near_half(distances(positions, nearest), BOUND + NETWORK_ERROR)
             unsure[part][tokens] = True
             symbols[part], indexes[part] = rounded, nearest
         return symbols.view(shape), indexes.view(shape), unsure.view(shape[:2])

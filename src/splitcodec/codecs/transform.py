@@ -8,9 +8,6 @@ another) is a *sink* thousands of times larger than the rest. The first position
 mean of its own, which with a constant start token leaves nothing to code; any other sink simply
 falls outside the coding tables, where the coder escapes: its symbols stay exact.
 
-Symbols are coded by densities: a codec names them in `densities`, and each one's integer tables are
-kept, and saved, under its name.
-
 A sequence's payload is a u32, little-endian, the CRC-32C of its symbols, and one rANS stream of
 them: token ids where they are sent, levels where there are some, then what the codec adds.
 
@@ -21,7 +18,6 @@ float32: it is the same up to the order of summation, about 1e-6 of its size.
 
 import copy
 import math
-from dataclasses import fields
 from typing import Any, Self
 
 import torch
@@ -29,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitcodec.activations.store import mask_of
-from splitcodec.codecs.base import Codec, Estimate, check_count
+from splitcodec.codecs.base import Estimate, check_count
 from splitcodec.codecs.checksum import seal, trim, unseal
 from splitcodec.codecs.guard import plain_arithmetic
 from splitcodec.codecs.hyperparameters import KltHyperparameters
@@ -37,7 +33,7 @@ from splitcodec.codecs.levels import Known, Levels, in_steps
 from splitcodec.codecs.networks import Past
 from splitcodec.codecs.rounding import distances, doubtful, product
 from splitcodec.codecs.streaming import CheckedStream
-from splitcodec.coding import entropy
+from splitcodec.codecs.tables import CodecWithTables
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.channelwise import ChannelwiseDensity
 from splitcodec.densities.factorised import DeepFactorised
@@ -62,7 +58,7 @@ _FEW = 1 / 4
 """Places a token that cost less one by one than all values of all tokens together."""
 
 
-class TransformCodec(Codec):
+class TransformCodec(CodecWithTables):
     """A codec with an affine transform before and after the quantiser.
 
     Subclasses code the deviation of the representation from its mean. With the hyper-parameter
@@ -343,18 +339,10 @@ class TransformCodec(Codec):
         token = {"token": self.token_density} if self.token_density else {}
         return token | ({"level": self.levels} if self.levels else {})
 
-    def priors(self) -> list[nn.Parameter]:
-        """The parameters of the densities, which learn faster than networks."""
-        return [p for density in self.densities().values() for p in density.parameters()]
-
     def linear_maps(self) -> list[nn.Parameter]:
         """The matrices that the closed form knows, which learn slowly."""
         token_map = [] if self.token_map is None else [self.token_map]
         return [self.analysis, self.synthesis, *token_map]
-
-    def penalty(self) -> Tensor:
-        """What the densities add to the training loss."""
-        return sum(density.penalty() for density in self.densities().values())
 
     def start_from(self, klt: "TransformCodec") -> None:
         """Take the transform of the closed-form codec of the same λ."""
@@ -368,19 +356,9 @@ class TransformCodec(Codec):
             if self.levels:
                 self.levels.load_state_dict(klt.levels.state_dict())
 
-    def update(self) -> None:
-        """Rebuild the coding tables after training; call before saving or coding."""
-        for name, density in self.densities().items():
-            self._register_tables(name, density.tables())
-
     def noisy(self, values: Tensor) -> Tensor:
         """Values plus uniform noise in training, rounded values otherwise."""
         return values + torch.rand_like(values) - 0.5 if self.training else values.round()
-
-    def tables(self, name: str) -> entropy.Tables:
-        """Coding tables kept under `name`."""
-        parts = {f.name: getattr(self, f"{name}_{f.name}") for f in fields(entropy.Tables)}
-        return entropy.Tables(**parts)
 
     def _checked(self, representation: Tensor, mask: Tensor) -> Tensor:
         """The representation, with zeros as padding if that holds what cannot be coded.
@@ -407,20 +385,6 @@ class TransformCodec(Codec):
     def choose_levels(self, representation: Tensor) -> Tensor | None:
         """(batch, tokens, 1) int64, where tokens have levels."""
         return self.levels.choose(representation)[..., None] if self.levels else None
-
-    def _register_tables(self, name: str, tables: entropy.Tables) -> None:
-        """Keep coding tables as buffers, so that they are saved with the codec."""
-        for part in fields(tables):
-            tensor = getattr(tables, part.name).to(self.mean.device)
-            self.register_buffer(f"{name}_{part.name}", tensor)
-
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Tables come in the size in which they were saved."""
-        for name in self.densities():
-            keys = [f"{name}_{part.name}" for part in fields(entropy.Tables)]
-            for key in state.keys() & keys:
-                self.register_buffer(key, torch.empty_like(state[key]))
-        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def _first_table(mask: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from scipy.stats import pearsonr, spearmanr
 
-from splitcodec.files import read_json
 from splitcodec.report.curves import Curve, curves_of, rate_at_level
 from splitcodec.report.figures import INCREASE
+from splitcodec.report.measured import read_bounds
 from splitcodec.report.style import FAINT, INK, PARAMETERS, WIDTH, new_figure, save
 from splitcodec.report.table import read_points
 from splitcodec.report.terms import terms_of
@@ -97,7 +97,7 @@ def _row(bound: dict[str, Any], curve: Curve | None) -> dict[str, Any]:
 def draw_bounds(points: Path, bounds: list[Path], directory: Path) -> list[Path]:
     """Draw `bounds-<model>` for each model into `directory`; returns the SVG and PNG files."""
     table, paths = read_points(points), []
-    limits = [read_json(path) for path in bounds]
+    limits = read_bounds(bounds)
     for model in sorted({item["model"] for item in limits}):
         mine = [item for item in limits if item["model"] == model]
         paths += save(bounds_by_rate(table, model, mine), directory / f"bounds-{model}")

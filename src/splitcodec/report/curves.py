@@ -17,6 +17,7 @@ from functools import cached_property
 import bjontegaard
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 
 from splitcodec.codecs.catalogue import CODERS, is_baseline
@@ -80,8 +81,8 @@ class Curve:
         groups = self.points.groupby(["codec", "lambda"], dropna=False, as_index=False)
         means = groups.mean(numeric_only=True)
         means = means.sort_values([self.rate, "cross_entropy"], ignore_index=True)
-        best_before = means["cross_entropy"].cummin().shift(fill_value=math.inf)
-        return means.assign(optimal=means["cross_entropy"] < best_before)
+        optimal = pareto(means[self.rate], means["cross_entropy"])
+        return means.assign(optimal=means.index.isin(optimal))
 
     @cached_property
     def front(self) -> pd.DataFrame:
@@ -157,6 +158,14 @@ def name_order(name: str) -> tuple[bool, int, str]:
 def scaled(losses: np.ndarray) -> np.ndarray:
     """Losses in nats on the scale of interpolation: logarithmic, but linear where small."""
     return np.arcsinh(losses / _SMALL_LOSS)
+
+
+def pareto(rates: ArrayLike, losses: ArrayLike) -> np.ndarray:
+    """Places of the points that no other beats, by rising rate: the loss falls strictly."""
+    rates, losses = np.asarray(rates), np.asarray(losses)
+    order = np.lexsort((losses, rates))
+    best_before = np.minimum.accumulate(np.concatenate([[np.inf], losses[order][:-1]]))
+    return order[losses[order] < best_before]
 
 
 def curves_of(points: pd.DataFrame) -> list[Curve]:

@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from splitcodec.files import read_json
 from splitcodec.report.curves import Curve, curve_name, curves_of, name_order, rate_at_level
+from splitcodec.report.measured import read_bounds, read_references
 from splitcodec.report.pictures import read_pictures
 from splitcodec.report.rd_figure import rd_curve
 from splitcodec.report.style import (
@@ -51,8 +51,8 @@ def draw(
     `time-<model>` for each model.
     """
     table = read_points(points)
-    lines = {item["model"]: item for item in map(read_json, references)}
-    limits = [read_json(path) for path in bounds]
+    lines = {item["model"]: item for item in read_references(references)}
+    limits = read_bounds(bounds)
     rivals, paths = read_pictures(pictures or []), []
     for model, rows in table.groupby("model"):
         mine = [item for item in limits if item["model"] == model]

@@ -17,7 +17,7 @@ import pandas as pd
 
 from splitcodec.errors import InputError
 from splitcodec.files import read_json
-from splitcodec.report.curves import MINIMUM_POINTS, Curve, bd_percent, curves_of
+from splitcodec.report.curves import MINIMUM_POINTS, Curve, bd_percent, curves_of, pareto
 
 RESAMPLES = 200
 DOCUMENTS, SEEDS = "documents", "seeds"
@@ -155,20 +155,14 @@ def _means(curve: Curve) -> Place:
 
 def _log_ratio(anchor: Place, test: Place) -> float | None:
     """ln(1 + BD-rate), whose sign turns when test and anchor change places."""
-    (anchor_rates, anchor_losses), (rates, losses) = _front(*anchor), _front(*test)
+    (anchor_rates, anchor_losses), (rates, losses) = (
+        [values[pareto(*place)] for values in place] for place in (anchor, test)
+    )
     low, high = max(anchor_losses.min(), losses.min()), min(anchor_losses.max(), losses.max())
     if min(len(anchor_rates), len(rates)) < MINIMUM_POINTS or low >= high:
         return None
     percent = bd_percent((anchor_rates, anchor_losses), (rates, losses))
     return math.log1p(percent / 100)
-
-
-def _front(rates: np.ndarray, losses: np.ndarray) -> Place:
-    """The Pareto-optimal points, by rising rate."""
-    order = np.lexsort((losses, rates))
-    rates, losses = rates[order], losses[order]
-    best = np.minimum.accumulate(np.concatenate([[np.inf], losses[:-1]]))
-    return rates[losses < best], losses[losses < best]
 
 
 def _key(point: dict[str, Any]) -> Key:

@@ -22,6 +22,7 @@ from splitcodec.report.curves import ANCHOR, ANCHOR_POINT, Curve, compare, curve
 from splitcodec.report.figures import INCREASE
 from splitcodec.report.headlines import headlines
 from splitcodec.report.matrix import matrices, read_documents
+from splitcodec.report.measured import read_bounds, read_references
 from splitcodec.report.page_data import example_name, page_data, point_name
 from splitcodec.report.phases import phases
 from splitcodec.report.pictures import read_pictures, rivalries
@@ -108,10 +109,9 @@ def write_report(points: Path, material: Material, html: Path) -> None:
     """Write the page to `html`; the same files give the same bytes."""
     table = read_points(points)
     pictures, shown = read_pictures(material.pictures), _shown(table)
-    references, bounds, codecs, examples = (
-        [read_json(path) for path in paths]
-        for paths in (material.references, material.bounds, material.codecs, material.examples)
-    )
+    references, bounds = read_references(material.references), read_bounds(material.bounds)
+    codecs = [read_json(path, "hash", "versions") for path in material.codecs]
+    examples = [read_json(path, "model", "codec_hash") for path in material.examples]
     environment = _environment()
 
     def source(name: str) -> Markup:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from splitcodec.errors import SettingsError
-from splitcodec.files import read_json
 from splitcodec.report.bounds_figure import bounds_by_rate
 from splitcodec.report.figures import rate_by_split, time_per_token
+from splitcodec.report.measured import read_bounds, read_references
 from splitcodec.report.metrics import metric_named
 from splitcodec.report.pictures import read_pictures
 from splitcodec.report.rd_figure import rd_curve
@@ -32,10 +32,11 @@ def draw_figure(
     points = read_points(results / "points.parquet")
     model = _one_of("model", model, sorted(points["model"].unique()))
     mine = points[points["model"] == model]
-    references = _json(results / f"references/{model}.json")
+    path = results / f"references/{model}.json"
+    references = read_references([path])[0] if path.is_file() else None
     path = results / f"pictures/{model}.json"
     pictures = read_pictures([path]).get(model, []) if path.is_file() else []
-    bounds = [read_json(path) for path in sorted((results / "bounds" / model).glob("*.json"))]
+    bounds = read_bounds(sorted((results / "bounds" / model).glob("*.json")))
     if kind == "rd":
         split = _one_of("split", split, sorted(int(k) for k in mine["split"].unique()))
         own = next((item for item in bounds if item["split"] == split), None)
@@ -62,7 +63,3 @@ def _one_of(what: str, wanted: Any, known: list[Any]) -> Any:
             else f"no {what} {wanted}; there are {said}"
         )
     return wanted
-
-
-def _json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None

@@ -9,6 +9,7 @@ import pandas as pd
 
 from splitcodec.files import read_json, sha256_of_file
 from splitcodec.report.cards import card_of_point, markdown
+from splitcodec.report.curves import pareto
 from splitcodec.report.table import perplexity_increase
 from splitcodec.tracking.wanted import digest_of, point_key
 
@@ -91,7 +92,8 @@ def wanted_versions(
     by_hash = {read_json(p).get("hash"): folder for folder, p in described.items() if p.exists()}
     wanted = []
     for (model, split), table in points.groupby(["model", "split"]):
-        front = [row for row in pareto(table) if row["codec_hash"] in by_hash]
+        best_rows = table.iloc[pareto(table["bits_per_token_file"], table["cross_entropy"])]
+        front = [row for row in best_rows.to_dict("records") if row["codec_hash"] in by_hash]
         best = best_at(front)
         for number, row in enumerate(front):
             aliases = tuple(alias for alias, chosen in best.items() if chosen == number)
@@ -99,13 +101,6 @@ def wanted_versions(
             name = f"{experiment}-{model}-split{split}"
             wanted.append(WantedVersion(name, point_key(row), row, folder, aliases))
     return wanted
-
-
-def pareto(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows that no other beats: in order of rate, each of a lower cross-entropy."""
-    ordered = table.sort_values(["bits_per_token_file", "cross_entropy"])
-    before = ordered["cross_entropy"].cummin().shift(fill_value=float("inf"))
-    return ordered[ordered["cross_entropy"] < before].to_dict("records")
 
 
 def best_at(front: list[dict[str, Any]]) -> dict[str, int]:
