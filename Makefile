@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test docs slurm-test server-test dvc-test faults pull lint clean-results unlock
+.PHONY: help setup run rehearse test docs slurm-test server-test dvc-test faults pull lint clean-results unlock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ run: setup ## run the experiment of CONFIG on CORES cores, then print its result
 	  || { ls .snakemake/locks/* > /dev/null 2>&1 && echo 'If no other run is under way, a killed one left its lock: make unlock'; exit 1; }
 	@experiment=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["experiment"])' $(CONFIG)) \
 	  && $(BIN)/splitcodec summary "results/$$experiment"
+
+rehearse: setup ## run CONFIG in small, on random models, to see that all of it works
+	@$(BIN)/splitcodec rehearse $(CONFIG) --out results/rehearsal.yaml
+	@$(MAKE) --no-print-directory run CONFIG=results/rehearsal.yaml
 
 test: setup ## run the tests, or those in TESTS, on all cores
 	@OMP_NUM_THREADS=1 $(IN_VENV) pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(TESTS)

@@ -270,3 +270,21 @@ def plan(
             f"warning: {stores / 1e12:.1f} TB of activations; lower activations.train_sequences "
             "(end-to-end codecs read tokens, not stored activations)"
         )
+
+
+@app.command()
+def rehearse(
+    params: Annotated[Path, typer.Argument(help="params file")],
+    out: Annotated[Path, typer.Option(help="params file of the rehearsal")],
+) -> None:
+    """Write an experiment in small: all its codecs, for a few steps, on random models."""
+    import yaml
+
+    from splitcodec.files import write_text
+    from splitcodec.rehearsal import rehearsal
+    from splitcodec.settings import load_settings
+
+    values = rehearsal(load_settings(params))
+    load_settings(values)
+    said = f"# {params} in small, by `splitcodec rehearse`; what it measures means nothing.\n"
+    write_text(out, said + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
