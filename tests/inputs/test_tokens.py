@@ -249,3 +249,11 @@ def test_a_damaged_tokeniser_gives_one_clear_line(model, tmp_path, text):
     with pytest.raises(InputError, match=f"cannot read the model in {damaged}: ") as caught:
         tokenisers.Prompts.load(damaged)
     assert one_line(caught.value)
+
+
+def test_a_prompt_begins_as_sequences_do(model):
+    headed, bare = tokenisers.Prompts.load(model), tokenisers.Prompts.load(model, False)
+    assert headed.encode("word").tolist() == [headed.start, *bare.encode("word").tolist()]
+    assert headed.encode("").tolist() == [headed.start]
+    with pytest.raises(InputError, match="the prompt has no tokens"):
+        bare.encode("")

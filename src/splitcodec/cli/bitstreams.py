@@ -117,6 +117,7 @@ def generate(
         str | None, typer.Option(help="ans, or for baselines raw, deflate, zstd")
     ] = None,
     model_dtype: DtypeOption = Dtype.float32,
+    start_token: Annotated[bool, typer.Option(help="before the prompt, as in training")] = True,
 ) -> None:
     """Continue a prompt with front and back apart, the codec's packets between them."""
     import torch
@@ -128,7 +129,7 @@ def generate(
 
     loaded_codec, meaning = load_codec(codec, coder)
     original = load_model(model, model_dtype, meaning)
-    prompts = Prompts.load(model)
+    prompts = Prompts.load(model, start_token)
     loaded_codec.attach(original.embedding)
     changed = model_of_codec(original, codec, meaning)
     ids = torch.from_numpy(prompts.encode(prompt))

@@ -78,11 +78,13 @@ class Prompts:
     """Prompts as the sequences of `tokenise` are: headed by the start token, where there is one."""
 
     tokeniser: Any
+    start: int | None
 
     @classmethod
-    def load(cls, model: Path) -> Self:
+    def load(cls, model: Path, start_token: bool = True) -> Self:
         """Of the model in a directory; raises InputError if it cannot be read."""
-        return cls(load_tokeniser(model)[1])
+        tokeniser = load_tokeniser(model)[1]
+        return cls(tokeniser, _start_of(tokeniser) if start_token else None)
 
     @property
     def stop(self) -> frozenset[int]:
@@ -91,10 +93,13 @@ class Prompts:
         return frozenset() if end is None else frozenset([end])
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids (tokens,) int64 of a prompt."""
-        start = _start_of(self.tokeniser)
+        """Token ids (tokens,) int64 of a prompt; raises InputError where there are none."""
         ids = self.tokeniser(text, add_special_tokens=False)["input_ids"]
-        return np.array([*([] if start is None else [start]), *ids], np.int64)
+        if self.start is not None:
+            ids = [self.start, *ids]
+        if not ids:
+            raise InputError("the prompt has no tokens; write some text, or a start token")
+        return np.array(ids, np.int64)
 
     def decode(self, tokens: list[int]) -> str:
         """The text of token ids, without special ones."""
