@@ -50,14 +50,17 @@ def spectral_norm(
     direction = _unit(torch.randn(inputs.shape, generator=generator).to(inputs))
     values = inputs.new_zeros(len(inputs))
     with sdpa_kernel(SDPBackend.MATH):
-        pull = torch.func.vjp(function, inputs)[1]
+        # Not `torch.func.vjp`, which refuses what recomputes its intermediate values.
+        free = inputs.detach().requires_grad_()
+        outputs = function(free)
         taken, change = 0, math.inf
         while taken < steps and change > tolerance:
             taken += 1
             _, image = torch.func.jvp(function, (inputs,), (direction,))
             before, values = values, image.flatten(1).norm(dim=1)
             change = float(((values - before).abs() / values.clamp_min(1e-30)).max().detach())
-            direction = _unit(pull(image)[0])
+            (pulled,) = torch.autograd.grad(outputs, free, image.detach(), retain_graph=True)
+            direction = _unit(pulled)
     return SpectralNorm(values.detach(), change, taken)
 
 
