@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -181,3 +182,50 @@ def test_the_harness_gives_the_numbers_of_its_own_model(
     assert values[0].mean() == expected["acc,none"] > 0
     assert np.array_equal(*values)
     assert np.array_equal(values[0], accuracies(plain, read_items(str(items_file), None)))
+
+
+@pytest.mark.parametrize("codec", [None, "int2"])
+def test_a_scorer_continues_as_the_whole_prefix_would(codec, half, folders, tokeniser):
+    model = half if codec is None else with_codec(half, folders[codec])
+    scorer, prompt = Scorer(model, tokeniser, 1), tokeniser("The same words")["input_ids"]
+    made = list(itertools.islice(scorer.continued(prompt), 6))
+    again = Scorer(model, tokeniser, 1)
+    for count, following in enumerate(made):
+        logits = again.logits([[*again.prefix, *prompt, *made[:count]]])
+        assert following == int(logits[0, -1].argmax())
+    if codec:
+        assert scorer.tokens == len(scorer.prefix) + len(prompt) + 5
+        assert scorer.bits_per_token > 0
+
+
+def test_the_harness_generates_until_a_stop(half, folders, tokeniser):
+    pytest.importorskip("lm_eval")
+    from splitcodec.inference.harness import HarnessModel
+
+    plain = Scorer(half, tokeniser, 1)
+    prompt = plain.encode("The same words")
+    whole = tokeniser.decode(list(itertools.islice(plain.continued(prompt), 6)))
+    coded = HarnessModel(Scorer(with_codec(half, folders["fp16"]), tokeniser, 1))
+    options = {"until": [whole[2:4]], "max_gen_toks": 6}
+    made = coded._generate("The same words", options)
+    assert made == whole.split(whole[2:4])[0]
+
+
+@pytest.mark.parametrize("chosen, expected", [("last", [0.0, 1.0]), (None, None)])
+def test_of_several_filters_one_counts(monkeypatch, chosen, expected, half, tokeniser):
+    pytest.importorskip("lm_eval")
+    from splitcodec.inference import harness
+
+    samples = [
+        {"filter": name, "acc": value, "metrics": ["acc"]}
+        for name, values in {"first": [1.0, 1.0], "last": [0.0, 1.0]}.items()
+        for value in values
+    ]
+    monkeypatch.setattr(harness, "simple_evaluate", lambda *_, **__: {"samples": {"t": samples}})
+    scorer = Scorer(half, tokeniser, 1)
+    if expected is None:
+        with pytest.raises(InputError, match="has filters first, last; set filter"):
+            harness.harness_accuracies(scorer, "t", "acc", None, chosen)
+    else:
+        found = harness.harness_accuracies(scorer, "t", "acc", None, chosen)
+        assert found.tolist() == expected

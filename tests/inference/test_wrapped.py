@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, ViTConfig, ViTForImageClassification
 
 from small_world import save_for
 from splitcodec import with_codec
@@ -14,10 +14,11 @@ from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
 from splitcodec.codecs.registry import build_codec
-from splitcodec.errors import BitstreamError, InputError
+from splitcodec.errors import BitstreamError, InputError, SettingsError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 SPLIT = 2
+SMALL_VIT = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,10 @@ def test_what_does_not_fit_is_refused(world, model, folders, batch, tmp_path):
         other = save_for(build_codec("int4", 32, {}), train, tmp_path / "codec", **change)
         with pytest.raises(InputError, match="which this model is not"):
             with_codec(model, other)
+    with pytest.raises(InputError, match="ViTForImageClassification reads images"):
+        with_codec(ViTForImageClassification(ViTConfig(**SMALL_VIT)), folders["int2"])
+    with pytest.raises(SettingsError, match="exceed the model's context"):
+        with_codec(model, folders["int2"])(batch[0].repeat(1, 100))
     with pytest.raises(InputError, match="at least one in every sequence"):
         with_codec(model, folders["int2"])(batch[0], torch.zeros_like(batch[1]))
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from splitcodec.errors import InputError
 from splitcodec.files import sha256_of_file
-from splitcodec.inputs.models import fetch_model, read_identity
+from splitcodec.inputs.models import fetch_model, read_identity, verified_identity
 from splitcodec.settings import FilesSource, RandomSource
 
 TEXT = "Four score and seven years ago — our fathers"
@@ -96,6 +96,40 @@ def test_a_users_directory_is_taken_over_without_what_is_no_model(small, tmp_pat
     assert after["source"]["kind"] == "files"
     shutil.rmtree(small)
     assert load(out).config.hidden_size == 32
+
+
+def change_config(directory, **change):
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | change))
+
+
+def test_another_configuration_is_another_model(small, tmp_path):
+    own = verified_identity(small)
+    change_config(small, transformers_version="9.9")
+    assert verified_identity(small) == own
+    change_config(small, rms_norm_eps=0.1)
+    with pytest.raises(InputError, match=r"is not what was fetched \(config_sha256 is another\)"):
+        verified_identity(small)
+    fetch_model(FilesSource(kind="files", path=str(small)), tmp_path / "other")
+    other = verified_identity(tmp_path / "other")
+    assert other["weights_sha256"] == own["weights_sha256"]
+    assert other["model_hash"] != own["model_hash"]
+
+
+def test_a_fetched_model_stays_as_it_was_when_its_source_changes(small, tmp_path):
+    fetch_model(FilesSource(kind="files", path=str(small)), tmp_path / "out")
+    model = load(small)
+    model.config.rms_norm_eps = 0.1
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(small)
+    verified_identity(tmp_path / "out")
+
+
+def test_a_folder_that_is_called_like_a_tokeniser_is_left_out(small, tmp_path):
+    (small / "tokenizer_old").mkdir()
+    fetch_model(FilesSource(kind="files", path=str(small)), tmp_path / "out")
+    assert not (tmp_path / "out/tokenizer_old").exists()
 
 
 def test_sharded_weights_are_taken_over(small, tmp_path):

@@ -281,14 +281,30 @@ def test_a_row_without_a_picture_is_named(folder, tmp_path):
             pictures_of(folder, tmp_path / "i.parquet")
 
 
-def test_a_data_set_of_others_names_no_file_of_this_machine(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}",
+        "file://{}::hf://datasets/a/b/c",
+        "local://{}::hf://datasets/x",
+        "zip://hf://datasets/a::file://{}",
+        "http://127.0.0.1/a?x=hf://datasets/",
+    ],
+)
+def test_a_data_set_of_others_names_no_file_of_this_machine(form, folder, tmp_path, monkeypatch):
     secret = tmp_path / "secret.png"
     secret.write_bytes(png(9))
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = pa.array([{"bytes": None, "path": str(secret)}], kind)
+    rows = pa.array([{"bytes": None, "path": form.format(secret)}], kind)
     pq.write_table(pa.table({"image": rows}), folder / "train.parquet")
-    assert [row[2] for row in pictures_of(folder, tmp_path / "i.parquet")] == [png(9)]
+    if form == "{}":
+        assert [row[2] for row in pictures_of(folder, tmp_path / "i.parquet")] == [png(9)]
     load = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", lambda _, *a, **how: load(str(folder), *a, **how))
     with pytest.raises(InputError, match="row 1: its picture lies outside the data set"):
         pictures_of("lab/toy", tmp_path / "j.parquet")
+
+
+def test_files_of_the_hub_and_in_archives_there_belong_to_their_data_set():
+    assert streams._in_data_set("hf://datasets/lab/toy@main/a.png")
+    assert streams._in_data_set("zip://a.png::hf://datasets/lab/toy@main/a.zip")

@@ -69,6 +69,7 @@ def test_more_text_than_fits_one_run_is_sorted_all_the_same(folder, tmp_path, mo
     whole, meaning = fetch(folder / "all.jsonl", tmp_path / "one.parquet")
     monkeypatch.setattr(module, "_RUN_CHARACTERS", 500)
     monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(module, "_MERGED_AT_ONCE", 4)
     parts, same = fetch(folder / "all.jsonl", tmp_path / "many.parquet")
     assert list(parts) == sorted(names) == list(whole)
     assert parts == whole
@@ -100,6 +101,10 @@ def test_two_documents_of_one_name_are_refused(folder, tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{"txt": "y"}', r'a\.jsonl, row 2: needs a field "text"'),
         ("a.jsonl", b'{"text": "x"}\n{"text": ', r"a\.jsonl, row 2"),
         ("a.jsonl", b'{"text": 5}', r"a\.jsonl, row 1"),
+        ("a.jsonl", b'{"text": "x \\ud800"}', r"a\.jsonl, row 1: has half a surrogate pair"),
+        ("a.jsonl", b'{"text": "x", "id": "\\ud800"}', r"a\.jsonl, row 1: has half a surrogate"),
+        ("a.jsonl", b'{"text": "x", "n": ' + b"9" * 5000 + b"}", r"a\.jsonl, row 1"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, r"a\.jsonl, row 1"),
         ("a.txt", b"\xff\xfe\x00", r"a\.txt is not UTF-8 text"),
         ("a.txt", b"  \n", "holds no text"),
         ("a.parquet", b"PAR1 but no more", r"a\.parquet is not a readable Parquet file"),

@@ -144,7 +144,7 @@ def test_the_file_says_what_it_is(cut, documents, model):
     identity = json.loads((model / "splitcodec.json").read_text())
     assert meaning["kind"] == "tokens"
     assert meaning["model"] == "small"
-    assert meaning["model_hash"] == identity["weights_sha256"]
+    assert meaning["model_hash"] == identity["model_hash"]
     assert meaning["tokeniser_hash"] == identity["tokeniser_sha256"]
     assert (meaning["partition"], meaning["sequence_length"], meaning["start_token"]) == (
         "train",
@@ -257,3 +257,10 @@ def test_a_prompt_begins_as_sequences_do(model):
     assert headed.encode("").tolist() == [headed.start]
     with pytest.raises(InputError, match="the prompt has no tokens"):
         bare.encode("")
+
+
+def test_windows_without_a_start_token_do_not_hold_the_files_they_come_of(model):
+    tokens = np.arange(20, dtype=np.int32)
+    for start_token in (True, False):
+        encoder = tokenisers.WindowEncoder.load(model, 10, start_token)
+        assert not np.shares_memory(encoder.window(tokens, 0), tokens)

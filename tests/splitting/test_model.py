@@ -1,8 +1,10 @@
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     FalconConfig,
@@ -18,6 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from small_world import one_line
 from splitcodec.errors import ArchitectureError, InputError, SettingsError
 from splitcodec.splitting.model import SplitModel, check_context
 
@@ -156,6 +159,39 @@ def test_missing_and_damaged_models_give_one_line(tmp_path):
     with pytest.raises(InputError, match="model") as caught:
         SplitModel.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path):
+    build(CONFIGS["llama"]).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in list(weights)[:2]:
+        del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"has no weights \S+ and 1 more"):
+        SplitModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"model_type": "unheard-of", "auto_map": {"AutoModelForCausalLM": "evil.Model"}},
+    ],
+)
+def test_models_that_need_more_than_their_weights_give_one_line(tmp_path, change):
+    build(CONFIGS["llama"]).save_pretrained(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('this code was run')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(InputError, match="cannot load the model") as caught:
+        SplitModel.load(tmp_path)
+    assert one_line(caught.value)
+
+
+def test_embeddings_that_are_projected_are_refused():
+    config = CONFIGS["opt"].to_dict() | {"word_embed_proj_dim": 8}
+    with pytest.raises(ArchitectureError, match="embeddings of other width"):
+        SplitModel(build(OPTConfig(**config)))
 
 
 def test_what_loads_no_model_does_without_transformers():

@@ -58,7 +58,7 @@ def load_model(directory: Path, dtype: Dtype, *meanings: dict[str, Any]) -> Any:
     from splitcodec.splitting.loading import load_split_model
 
     patch = next((meaning["patch"] for meaning in meanings if "patch" in meaning), 1)
-    own = verified_identity(directory)["weights_sha256"]
+    own = verified_identity(directory)["model_hash"]
     if any(meaning.get("model_hash") != own for meaning in meanings):
         raise InputError(f"{directory} is not the model that the given files were made with")
     return load_split_model(directory, dtype.value, str(device()), patch)

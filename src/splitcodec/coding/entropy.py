@@ -1,9 +1,10 @@
 """Entropy coding of integer symbols under integer frequency tables (rANS, by torch_ans).
 
 Each row of a (streams, symbols) array becomes one byte string; all rows are coded side by side.
-Symbols outside a table's range are escaped by the coder and still exact. Symbols are coded in the
-order in which they lie, and a table index of -1 skips a symbol: padding costs nothing. Parts with
-tables of their own may follow each other in one stream, which costs the coder's state only once.
+Symbols outside a table's range are escaped by the coder and still exact, up to 2³⁰. Symbols are
+coded in the order in which they lie, and a table index of -1 skips a symbol: padding costs nothing.
+Parts with tables of their own may follow each other in one stream, which costs the coder's state
+only once.
 
 The coder runs on the processor, wherever symbols lie: torch_ans as it is installed has no code for
 other devices.
@@ -59,6 +60,8 @@ def quantise_tables(probabilities: list[Tensor], lowest: list[int]) -> Tables:
 
     What a vector lacks to one is given to the escape. Every frequency is at least one.
     """
+    if any(len(row) >= 1 << PRECISION for row in probabilities):
+        raise ValueError(f"a table has fewer than 2^{PRECISION} symbols, as each needs a frequency")
     rows = [_quantise(row) for row in probabilities]
     sizes = torch.tensor([len(row) for row in rows], dtype=torch.int32)
     longest = max(map(len, rows), default=2)

@@ -60,13 +60,13 @@ class Receiver:
     def receive(self, packet: bytes, count: int) -> Tensor:
         """Logits (vocabulary,) after the last of the `count` tokens in the packet.
 
-        Raises BitstreamError for a damaged packet, or one out of order.
+        They lie on the processor. Raises BitstreamError for a damaged packet, or one out of order.
         """
         with self._watch.running("codec"):
             states = self._stream.decode(packet, count)
         with self._watch.running("back"):
             final = self._model.final_states(states[None], self._split, self._cache)
-            return self._model.head(final[0, -1])
+            return self._model.head(final[0, -1]).cpu()  # which waits for what a GPU has queued
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def generate(
         packet = sender.send(following)
         packets.append(len(packet))
         logits = receiver.receive(packet, len(following))
-        following = logits.argmax()[None].cpu()
+        following = logits.argmax()[None]
         generated.append(int(following))
     sent = len(prompt) + len(packets) - 1
     return Generation(generated, packets, sent, watch.seconds)

@@ -1,9 +1,12 @@
 """A model of lm-evaluation-harness with the codec inside.
 
 Needs the package `lm_eval` (requirements-tasks.txt). Log-likelihoods as the harness's own
-`HFLM(add_bos_token=True)` gives them, so that the two agree where the codec is lossless.
+`HFLM(add_bos_token=True)` gives them, so that the two agree where the codec is lossless and an item
+fits into the model's context: of one that does not, the start token is kept here, and the last
+token, of which nothing is asked, is read too.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -75,10 +78,7 @@ class HarnessModel(TemplateLM):
         if room < 1:
             raise InputError(f"the task generates {most} tokens, more than the model's context")
         prompt, made = self.scorer.encode(context)[-room:], []
-        while len(made) < most:
-            row = [*self.scorer.prefix, *prompt, *made] or [self.scorer.start]
-            logits = self.scorer.logits([row])
-            following = int(logits[0, -1].argmax())
+        for following in itertools.islice(self.scorer.continued(prompt), most):
             if following == self.scorer.tokeniser.eos_token_id:
                 break
             made.append(following)
@@ -91,11 +91,16 @@ class HarnessModel(TemplateLM):
 
 
 def harness_accuracies(
-    scorer: Scorer, task: str | dict[str, Any], metric: str, items: int | None
+    scorer: Scorer,
+    task: str | dict[str, Any],
+    metric: str,
+    items: int | None,
+    filter: str | None = None,
 ) -> np.ndarray:
     """(items,): the metric of each item of a task, those of its subtasks one after the other.
 
-    Raises InputError when there is no such task or metric, or its data cannot be had.
+    `filter`: which of a task's filters counts, where it has several. Raises InputError when there
+    is no such task, filter or metric, or its data cannot be had.
     """
     try:
         found = simple_evaluate(
@@ -104,6 +109,10 @@ def harness_accuracies(
     except (KeyError, ValueError, OSError) as error:
         raise InputError(f"the harness cannot run {task!r}: {reason_of(error)}") from None
     samples = [sample for name in sorted(found["samples"]) for sample in found["samples"][name]]
+    filters = sorted({sample["filter"] for sample in samples})
+    if (filter is None and len(filters) > 1) or (filter and filter not in filters):
+        raise InputError(f"{task!r} has filters {', '.join(filters)}; set filter to one of them")
+    samples = [sample for sample in samples if filter in (None, sample["filter"])]
     values = [sample[metric] for sample in samples if metric in sample]
     if not values or not all(isinstance(value, int | float | bool) for value in values):
         known = ", ".join(sorted({name for sample in samples for name in sample["metrics"]}))

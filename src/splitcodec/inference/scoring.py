@@ -5,7 +5,7 @@ what LAMBADA counts (Paperno et al. 2016). Intervals are 95 % percentile bootstr
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from splitcodec.errors import InputError
 from splitcodec.evaluation.measures import interval
 from splitcodec.files import matching
+from splitcodec.inference.generation import Receiver, Sender, Stopwatch
 from splitcodec.inference.wrapped import CodedModel
 from splitcodec.progress import progress
 
@@ -97,6 +98,43 @@ class Scorer:
         self._count(output, lengths)
         return output.logits.float().cpu()
 
+    @torch.no_grad()
+    def continued(self, prompt: list[int]) -> Iterator[int]:
+        """What greedy decoding adds to a prompt, id by id, without end.
+
+        A coded model sends a packet a token, as `generation` does, and those are counted.
+        """
+        following = torch.tensor([*self.prefix, *prompt] or [self.start])
+        step = self._coded_step() if isinstance(self.model, CodedModel) else self._plain_step()
+        while True:
+            following = step(following).argmax()[None]
+            yield int(following)
+
+    def _coded_step(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        parts = self.model.model, self.model.split, self.model.codec, Stopwatch()
+        sender, receiver = Sender(*parts), Receiver(*parts)
+
+        def step(tokens: torch.Tensor) -> torch.Tensor:
+            packet = sender.send(tokens)
+            self.bits += 8 * len(packet)
+            self.tokens += len(tokens)
+            return receiver.receive(packet, len(tokens))
+
+        return step
+
+    def _plain_step(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        past = None
+
+        def step(tokens: torch.Tensor) -> torch.Tensor:
+            nonlocal past
+            output = self.model(
+                tokens[None].to(self.model.device), past_key_values=past, use_cache=True
+            )
+            past = output.past_key_values
+            return output.logits[0, -1].cpu()
+
+        return step
+
     def _count(self, output: Any, lengths: torch.Tensor) -> None:
         bits, tokens = getattr(output, "bits", None), getattr(output, "tokens", None)
         if bits is None or not (bits > 0).all() or not torch.equal(tokens, lengths):
@@ -143,7 +181,7 @@ def read_items(pattern: str, wanted: int | None) -> list[tuple[str, str]]:
                 items.append((record["context"], record["continuation"]))
                 if not all(isinstance(part, str) for part in items[-1]) or not items[-1][1].strip():
                     raise TypeError
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise InputError(
                     f'{file}, line {number}: needs text in "context" and "continuation"; correct it'
                 ) from None

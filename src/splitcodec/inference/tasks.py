@@ -62,4 +62,4 @@ def _values(task: Task, scorer: Scorer) -> np.ndarray:
     # Imported here: lm_eval is an extra.
     from splitcodec.inference.harness import harness_accuracies
 
-    return harness_accuracies(scorer, task.task, task.metric, task.items)
+    return harness_accuracies(scorer, task.task, task.metric, task.items, task.filter)

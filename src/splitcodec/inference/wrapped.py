@@ -23,7 +23,8 @@ from splitcodec.codecs.registry import load_codec
 from splitcodec.errors import InputError
 from splitcodec.inputs.models import IDENTITY, read_identity
 from splitcodec.splitting.changes import changed_model
-from splitcodec.splitting.model import SplitModel
+from splitcodec.splitting.layouts import ImageLayout, layout_of
+from splitcodec.splitting.model import SplitModel, check_context
 
 
 @dataclass
@@ -53,10 +54,12 @@ def with_codec(
     """
     directory = Path(codec)
     loaded, meaning = load_codec(directory, coder)
+    if isinstance(layout_of(model.base_model), ImageLayout):
+        raise InputError(f"{type(model).__name__} reads images; with_codec is for models of text")
     original = SplitModel(model)
-    known = Path(model.name_or_path or ".", IDENTITY)
-    checked = known.is_file()
-    same = not checked or read_identity(known.parent)["weights_sha256"] == meaning["model_hash"]
+    known = Path(model.name_or_path, IDENTITY)
+    checked = bool(model.name_or_path) and known.is_file()
+    same = not checked or read_identity(known.parent)["model_hash"] == meaning["model_hash"]
     fits = loaded.channels == original.channels and 1 <= meaning["split"] <= original.blocks
     if not (fits and same):
         raise InputError(
@@ -142,6 +145,7 @@ class CodedModel(nn.Module):
         return self.model.back(self.codec.decompress(streams, lengths), self.split)
 
     def _front(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        check_context(self.model, tokens.shape[1])
         mask = mask_of(lengths, tokens.shape[1])[..., None]
         return self.model.front(tokens, self.split).float().cpu() * mask
 

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from splitcodec.errors import InputError, reason_of
+from splitcodec.pretrained import read_pretrained
 
 
 def convert(file: Path, directory: Path) -> None:
@@ -17,9 +18,11 @@ def convert(file: Path, directory: Path) -> None:
     """
     try:
         tokeniser = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        quantised = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32
+        quantised = read_pretrained(
+            AutoModelForCausalLM, file.parent, gguf_file=file.name, dtype=torch.float32
         )
+    except InputError:
+        raise
     except Exception as error:
         # gguf raises bare ValueError, IndexError and AssertionError on damaged files
         raise InputError(

@@ -27,6 +27,7 @@ SCHEMA = pa.schema([("document", pa.string()), ("label", pa.int32()), ("image", 
 UNKNOWN = -1
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _GROUP_BYTES = 1 << 22
+_LARGEST_CLASS = (1 << 31) - 1
 
 
 class _Picture(NamedTuple):
@@ -51,25 +52,28 @@ def fetch_images(sources: Sequence[ImageSource], out: Path) -> None:
 
     A picture is named by its file's stem, or its row's name in a data set, after its source's
     `prefix`. A source's `label`, a regular expression with one group, finds the class in a file's
-    path, a data set has a column of them: an integer, or a name, and then classes are numbered in
-    order of name, as of ImageNet's folders. Raises InputError when a source cannot be had or two
-    different pictures have one name; SettingsError for a bad `label`.
+    path, a data set has a column of them: an integer, or a name, and then those of all sources are
+    numbered in order of name, as ImageNet's folders are: classes that have no picture have no
+    number either. Raises InputError when a source cannot be had, two different pictures have one
+    name, or some classes have numbers and others names; SettingsError for a bad `label`.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        kept: dict[str, tuple[int, _Picture]] = {}
+        kept: dict[str, _Picture] = {}
         seen: set[str] = set()
         for number, source in enumerate(sources):
-            for label, picture in _labelled(_pictures(source, Path(scratch, str(number)))):
+            for picture in _pictures(source, Path(scratch, str(number))):
                 if picture.sha256 in seen:
                     continue
                 if picture.name in kept:
                     raise InputError(
-                        f"two pictures are named {picture.name!r}; give a source a prefix"
+                        f"two pictures are named {picture.name!r}; give a source a prefix, rename "
+                        "one, or read folders of classes as kind: dataset"
                     )
                 seen.add(picture.sha256)
-                kept[picture.name] = (label, picture)
+                kept[picture.name] = picture
         rows = [kept[name] for name in sorted(kept)]
+        classes = _classes({picture.label for picture in rows} - {None})
         digest = hashlib.sha256("".join(sorted(seen)).encode()).hexdigest()
         meaning = {
             "sources": [source.model_dump() for source in sources],
@@ -77,24 +81,18 @@ def fetch_images(sources: Sequence[ImageSource], out: Path) -> None:
             "documents": len(rows),
         }
         with atomic_path(out) as temporary:
-            _write(temporary, rows, with_meaning(SCHEMA, "images", meaning))
+            _write(temporary, rows, classes, with_meaning(SCHEMA, "images", meaning))
 
 
-def _write(path: Path, rows: list[tuple[int, _Picture]], schema: pa.Schema) -> None:
+def _write(
+    path: Path, rows: list[_Picture], classes: dict[str | None, int], schema: pa.Schema
+) -> None:
     """Write pictures in row groups of about `_GROUP_BYTES`."""
-    whole = ((picture.name, label, picture.read()) for label, picture in rows)
+    whole = ((row.name, classes.get(row.label, UNKNOWN), row.read()) for row in rows)
     with table_writer(path, schema) as writer:
         for group in grouped(whole, lambda row: len(row[-1]), _GROUP_BYTES):
             columns = [list(column) for column in zip(*group, strict=True)]
             writer.write_table(pa.table(columns, schema=schema))
-
-
-def _labelled(found: Iterator[_Picture]) -> Iterator[tuple[int, _Picture]]:
-    """The pictures of a source with the numbers of their classes, which need all of them."""
-    whole = list(found)
-    classes = _classes({picture.label for picture in whole if picture.label is not None})
-    for picture in whole:
-        yield UNKNOWN if picture.label is None else classes[picture.label], picture
 
 
 def _pictures(source: ImageSource, raw: Path) -> Iterator[_Picture]:
@@ -137,6 +135,16 @@ def _label(pattern: str | None, file: Path) -> str | None:
 
 
 def _classes(names: set[str]) -> dict[str, int]:
-    if all(name.isdecimal() for name in names):
-        return {name: int(name) for name in names}
-    return {name: number for number, name in enumerate(sorted(names))}
+    """Numbers of classes, which are their names where those are numbers."""
+    numbers = {name for name in names if name.isdecimal()}
+    if not numbers:
+        return {name: number for number, name in enumerate(sorted(names))}
+    if numbers != names:
+        raise InputError(
+            f"some classes have numbers, such as {min(numbers)!r}, and others names, such as "
+            f"{min(names - numbers)!r}; correct the sources' labels"
+        )
+    for name in names:
+        if int(name) > _LARGEST_CLASS:
+            raise InputError(f"{name} is too large a number of a class; correct the label")
+    return {name: int(name) for name in names}

@@ -7,11 +7,12 @@ what its bytes are. A directory appears complete or not at all.
 
 import hashlib
 import importlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,15 @@ _TOKENISER = ["tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "add
 _TOKENISER += ["*.model", "*.tiktoken"]
 IMAGE_PROCESSOR = "preprocessor_config.json"
 _FILES = [*_WEIGHTS, *_TOKENISER, "*.json", "*.jinja"]
+_NOT_MEANT = ("transformers_version", "_name_or_path")
+"""Of config.json, what does not change what the model computes."""
 
 
 def fetch_model(source: ModelSource, directory: Path) -> None:
     """Make `directory` hold the model of `source`, ready to be loaded without a network.
 
-    Raises InputError when the source cannot be had, is damaged, or is not a causal language model
-    with safetensors (or GGUF) weights and a tokeniser.
+    Raises InputError when the source cannot be had, is damaged, or has no safetensors (or weights
+    that are converted to them), or neither a tokeniser nor an image processor.
     """
     with model_directory(directory) as made:
         _fill(made, source, made.with_name("raw"))
@@ -74,16 +77,19 @@ def read_identity(directory: Path) -> dict[str, Any]:
     identity = read_json(directory / IDENTITY)
     if not isinstance(identity, dict) or identity.get("kind") != "model":
         raise InputError(f"{directory / IDENTITY} does not describe a model; fetch the model again")
-    return identity
+    # As models were known before their configuration counted.
+    return {"model_hash": identity.get("weights_sha256"), **identity}
 
 
 def verified_identity(directory: Path) -> dict[str, Any]:
-    """`read_identity` of a model whose weights are still those; raises InputError if not."""
+    """`read_identity` of a model that is still the same; raises InputError if not."""
     identity = read_identity(directory)
-    if _digest(_glob(directory, _WEIGHTS)) != identity["weights_sha256"]:
-        raise InputError(
-            f"{directory} is damaged (its weights have another hash); delete it and make it again"
-        )
+    for part, digest in _digests(directory).items():
+        if identity.get(part, digest) != digest:
+            raise InputError(
+                f"{directory} is not what was fetched ({part} is another); delete it and make it "
+                "again"
+            )
     return identity
 
 
@@ -122,7 +128,7 @@ def _adopt(path: Path, directory: Path, said: str) -> None:
         raise InputError(f"{said} has no config.json, so it is no model in Hugging Face format")
     for file in _glob(path, _FILES):
         if file.name != IDENTITY:
-            _link_or_copy(file, directory / file.name)
+            _take(file, directory / file.name)
     if not _glob(directory, _WEIGHTS):
         raise InputError(
             f"{said} has no *.safetensors; save the model again with save_pretrained "
@@ -132,20 +138,22 @@ def _adopt(path: Path, directory: Path, said: str) -> None:
         _check_tokeniser(directory, said)
 
 
-def _link_or_copy(file: Path, target: Path) -> None:
+def _take(file: Path, target: Path) -> None:
+    """Link weights, which are large and never written in place, and copy all else."""
     # resolve: a hub's cache holds symbolic links, which break once the cache is emptied
     original = file.resolve()
-    try:
-        os.link(original, target)
-    except OSError:
-        shutil.copyfile(original, target)
+    if any(file.match(pattern) for pattern in _WEIGHTS):
+        with suppress(OSError):  # on another disk
+            os.link(original, target)
+            return
+    shutil.copyfile(original, target)
 
 
 def _check_tokeniser(directory: Path, said: str) -> None:
     from transformers import AutoTokenizer
 
     try:
-        AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         # transformers, tokenizers and json raise many kinds here, some of them bare Exception
         raise InputError(f"{said} has no tokeniser that loads: {reason_of(error)}") from None
@@ -153,10 +161,12 @@ def _check_tokeniser(directory: Path, said: str) -> None:
 
 def write_identity(directory: Path, source: ModelSource) -> None:
     """Say in `splitcodec.json` where the model came from and what its bytes are."""
+    own = _digests(directory)
     identity = {
         "kind": "model",
         "source": source.model_dump(),
-        "weights_sha256": _digest(_glob(directory, _WEIGHTS)),
+        "model_hash": hashlib.sha256("".join(own.values()).encode()).hexdigest(),
+        **own,
         "tokeniser_sha256": _digest(_glob(directory, _TOKENISER)),
         "versions": {name: version(name) for name in ("splitcodec", "transformers", "torch")},
     }
@@ -165,7 +175,19 @@ def write_identity(directory: Path, source: ModelSource) -> None:
 
 def _glob(directory: Path, patterns: Iterable[str]) -> list[Path]:
     """Files directly in `directory` that match any pattern, in order of name, each once."""
-    return sorted({file for pattern in patterns for file in directory.glob(pattern)})
+    found = {file for pattern in patterns for file in directory.glob(pattern)}
+    return sorted(file for file in found if file.is_file())
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Of all that decides what a model computes: its weights, and what it says of itself."""
+    config = read_json(directory / "config.json")
+    meant = {key: value for key, value in config.items() if key not in _NOT_MEANT}
+    said = json.dumps(meant, sort_keys=True).encode()
+    return {
+        "weights_sha256": _digest(_glob(directory, _WEIGHTS)),
+        "config_sha256": hashlib.sha256(said).hexdigest(),
+    }
 
 
 def _digest(files: list[Path]) -> str:

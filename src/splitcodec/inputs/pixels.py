@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path, sha256_of_file
-from splitcodec.inputs.models import read_identity
+from splitcodec.inputs.models import IMAGE_PROCESSOR, read_identity
 from splitcodec.inputs.shards import Shard
 from splitcodec.inputs.tables import (
     RowGroups,
@@ -101,7 +101,7 @@ def prepare(
     shape = processor.pixels(_picture(*pictures.find(min(quotas)))[0], None).shape
     meaning = {
         "model": model.name,
-        "model_hash": read_identity(model)["weights_sha256"],
+        "model_hash": read_identity(model)["model_hash"],
         "partition": partition,
         "shape": list(shape),
         **processor.meaning,
@@ -119,18 +119,28 @@ def prepare(
             crop = random.Random(f"{names[index]}/{view}") if view else None
             picture, label = _picture(*pictures.find(index))
             pixels = processor.pixels(picture, crop)
+            if pixels.shape != shape:
+                raise InputError(
+                    f"{names[index]} becomes {pixels.shape} pixels, the first picture {shape}; set "
+                    f"size or crop_size of {model / IMAGE_PROCESSOR} so that all become the same"
+                )
             row = [[names[index]], [sequence], [label], [pixels.tobytes()]]
             writer.write_table(pa.table(row, schema=schema))
 
 
 def _picture(group: pa.Table, place: int) -> tuple[Any, int]:
     """The picture at a place of a row group, and its class."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     row = {name: group[name][place].as_py() for name in group.column_names}
     try:
-        return Image.open(io.BytesIO(row["image"])).convert("RGB"), row["label"]
-    except (UnidentifiedImageError, OSError) as error:
+        picture = Image.open(io.BytesIO(row["image"]))
+        if picture.mode.startswith("I;16"):  # Pillow would clip at 255
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        if picture.mode in ("I", "F"):
+            raise ValueError(f"its values are of mode {picture.mode}, without a largest one")
+        return picture.convert("RGB"), row["label"]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{row['document']} is no picture that can be read ({reason_of(error)})"
         ) from None
@@ -147,13 +157,13 @@ class _Processor:
 
         try:
             self._own = AutoImageProcessor.from_pretrained(
-                model, backend="pil", local_files_only=True
+                model, backend="pil", local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, ImportError) as error:
             raise InputError(
                 f"{model} has no image processor that loads: {reason_of(error)}"
             ) from None
-        self._hash = sha256_of_file(model / "preprocessor_config.json")
+        self._hash = sha256_of_file(model / IMAGE_PROCESSOR)
 
     @property
     def meaning(self) -> dict[str, Any]:

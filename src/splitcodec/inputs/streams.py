@@ -14,6 +14,8 @@ from splitcodec.errors import InputError, reason_of
 from splitcodec.settings import DatasetSource, ImageDatasetSource, TextDatasetSource
 
 Row = dict[str, Any]
+_HUB = "hf://datasets/"
+_ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://")
 
 
 def texts(source: TextDatasetSource) -> Iterator[tuple[str, str]]:
@@ -151,8 +153,7 @@ def _file(source: ImageDatasetSource, value: Any, number: int) -> bytes:
         raise InputError(f"{_said(source)}, row {number}: column {source.image!r} has no picture")
     import fsspec
 
-    # A data set of others may not name files of this machine, or addresses anywhere.
-    if not Path(source.dataset).is_dir() and "hf://datasets/" not in path:
+    if not Path(source.dataset).is_dir() and not _in_data_set(path):
         raise InputError(f"{_said(source)}, row {number}: its picture lies outside the data set")
 
     def read() -> bytes:
@@ -160,3 +161,10 @@ def _file(source: ImageDatasetSource, value: Any, number: int) -> bytes:
             return file.read()
 
     return _guarded(source, read)
+
+
+def _in_data_set(path: str) -> bool:
+    """Whether a path is on the hub, or in archives there: a data set of others may not name files
+    of this machine, or addresses anywhere."""
+    *archives, place = path.split("::")
+    return place.startswith(_HUB) and all(link.startswith(_ARCHIVES) for link in archives)

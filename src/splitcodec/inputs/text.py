@@ -2,7 +2,7 @@
 
 Columns: document, text; in order of name, each name once. Texts of any size pass in bounded memory
 (one plain file, or about 32 MiB of documents, at a time): documents are sorted in runs on disk,
-which are merged, as in any external sort.
+which are merged, so many at a time, as in any external sort.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from splitcodec.settings import HubSource, PackageSource, TextDatasetSource, Tex
 SCHEMA = pa.schema([("document", pa.string()), ("text", pa.string())])
 _RUN_CHARACTERS = 1 << 25
 _BATCH_CHARACTERS = 1 << 20
+_MERGED_AT_ONCE = 64
 
 
 class Document(NamedTuple):
@@ -130,7 +131,7 @@ def _read_json_lines(file: Path, _: re.Pattern | None) -> Iterator[Document]:
             try:
                 record = json.loads(line)
                 text = record["text"]
-            except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise _bad_row(file, number) from None
             yield _named(file, number, record.get("id"), text)
 
@@ -163,7 +164,14 @@ _READERS = {
 def _named(file: Path, number: int, name: object, text: object) -> Document:
     if not isinstance(text, str):
         raise _bad_row(file, number)
-    return Document(f"{file.stem}-{number:08d}" if name is None else str(name), text)
+    document = Document(f"{file.stem}-{number:08d}" if name is None else str(name), text)
+    try:
+        "".join(document).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{file.name}, row {number}: has half a surrogate pair, which is no text; correct it"
+        ) from None
+    return document
 
 
 def _bad_row(file: Path, number: int) -> InputError:
@@ -173,17 +181,27 @@ def _bad_row(file: Path, number: int) -> InputError:
 
 
 def _sorted_runs(documents: Iterable[Document], directory: Path) -> list[Path]:
-    """Write documents to files of about `_RUN_CHARACTERS`, each in order of name."""
-    runs = []
-    for number, group in enumerate(grouped(documents, _characters, _RUN_CHARACTERS)):
-        path = directory / f"run-{number}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-            for batch in grouped(sorted(group), _characters, _BATCH_CHARACTERS):
-                writer.write_batch(_columns(batch))
-        runs.append(path)
+    """Write documents to files, each in order of name, few enough to be merged at once."""
+    runs = [
+        _write_run(directory / f"run-{number}.arrow", sorted(group))
+        for number, group in enumerate(grouped(documents, _characters, _RUN_CHARACTERS))
+    ]
     if not runs:
         raise InputError("the source holds no text; name another")
+    while len(runs) > _MERGED_AT_ONCE:
+        some, runs = runs[:_MERGED_AT_ONCE], runs[_MERGED_AT_ONCE:]
+        path = some[0].with_suffix(".merged.arrow")
+        runs.append(_write_run(path, heapq.merge(*map(_read_run, some))))
+        for run in some:
+            run.unlink()
     return runs
+
+
+def _write_run(path: Path, documents: Iterable[Document]) -> Path:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for batch in grouped(documents, _characters, _BATCH_CHARACTERS):
+            writer.write_batch(_columns(batch))
+    return path
 
 
 def _merged(runs: list[Path]) -> Iterator[Document]:

@@ -70,7 +70,8 @@ class WindowEncoder:
     def window(self, tokens: np.ndarray, number: int) -> np.ndarray:
         """One window of a document's tokens, headed by the start token."""
         body = tokens[number * self.body : (number + 1) * self.body]
-        return body if self.start is None else np.concatenate([[np.int32(self.start)], body])
+        first = [] if self.start is None else [self.start]
+        return np.concatenate([np.array(first, np.int32), body])  # a copy, not part of a mapping
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def load_tokeniser(model: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(model, local_files_only=True)
-        return config, AutoTokenizer.from_pretrained(model, local_files_only=True)
+        local = {"local_files_only": True, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(model, **local)
+        return config, AutoTokenizer.from_pretrained(model, **local)
     except Exception as error:
         # transformers, tokenizers and json raise many kinds here, some of them bare Exception
         raise InputError(f"cannot read the model in {model}: {reason_of(error)}") from None

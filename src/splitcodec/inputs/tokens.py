@@ -123,7 +123,7 @@ def tokenise(
     encoder = WindowEncoder.load(model, sequence_length, start_token)
     meaning = {
         "model": model.name,
-        "model_hash": identity["weights_sha256"],
+        "model_hash": identity["model_hash"],
         "tokeniser_hash": identity["tokeniser_sha256"],
         "partition": partition,
         "sequence_length": sequence_length,
@@ -139,7 +139,7 @@ def tokenise(
     with _Spill(out.parent) as spill:
         windows = _encode(file, documents, chosen, wanted, encoder, spill)
         if not windows:
-            raise SettingsError(_no_window(partition, shard, encoder.shortest))
+            raise SettingsError(_no_window(partition, shard, wanted, encoder.shortest))
         quotas = share_out(windows, wanted)
         rows = (
             (names[index], window)
@@ -150,7 +150,9 @@ def tokenise(
             _write(temporary, rows, with_meaning(SCHEMA, "tokens", meaning))
 
 
-def _no_window(partition: str, shard: Shard | None, shortest: int) -> str:
+def _no_window(partition: str, shard: Shard | None, wanted: int, shortest: int) -> str:
+    if not wanted:
+        return f"shard {shard} of partition {partition} has no sequence to take; use fewer shards"
     where = f"shard {shard} of partition" if shard else "partition"
     mend = "choose longer ones, or fewer shards" if shard else "choose longer ones"
     return f"no document of {where} {partition} has {shortest} tokens; {mend}"

@@ -14,6 +14,9 @@ class HarnessTask(Strict):
     name: Name = Field(description="of its columns in the table of points")
     task: str = Field(description="the harness's name for it, such as lambada_openai")
     metric: str = Field("acc", description="of each item, between 0 and 1")
+    filter: str | None = Field(
+        None, description="of the task's filters, the one whose answers count, where it has several"
+    )
     items: PositiveInt | None = Field(None, description="the first so many; all if left out")
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import read_json
+from splitcodec.pretrained import read_pretrained
 from splitcodec.splitting.layouts import ImageLayout
 from splitcodec.splitting.model import SplitModel, with_parts
 
@@ -52,9 +53,7 @@ class SplitImageModel(SplitModel):
         efficientnet_lite.register()
         names = read_json(directory / "config.json").get("architectures") or []
         kind = AutoModelForImageClassification if any(map(_classifies, names)) else AutoModel
-        return kind.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
+        return read_pretrained(kind, directory, dtype=dtype, use_safetensors=True)
 
     @property
     def _all_blocks(self) -> nn.ModuleList:

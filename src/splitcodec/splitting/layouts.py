@@ -59,7 +59,14 @@ def layout_of(base_model: nn.Module) -> Layout | ImageLayout:
             f"do not know how to split a {name}; known are {', '.join(sorted(_LAYOUTS))}. Register "
             f"it: splitcodec.splitting.layouts.register({name!r}, Layout(blocks=…, norm=…))"
         )
-    return _LAYOUTS[name]
+    layout = _LAYOUTS[name]
+    decoder = getattr(base_model, getattr(layout, "decoder", None) or "", base_model)
+    if getattr(decoder, "project_in", None) is not None:  # as OPT-350m
+        raise ArchitectureError(
+            f"this {name} has embeddings of other width than its blocks, which a back cannot read; "
+            "choose another size of it"
+        )
+    return layout
 
 
 for _name in (

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitcodec.errors import InputError, SettingsError, reason_of
+from splitcodec.pretrained import read_pretrained
 from splitcodec.splitting.layouts import layout_of
 
 if TYPE_CHECKING:  # transformers takes two seconds to import, which only those pay who load a model
@@ -62,9 +63,7 @@ class SplitModel(nn.Module):
     def _read(cls, directory: Path, dtype: torch.dtype) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
+        return read_pretrained(AutoModelForCausalLM, directory, dtype=dtype, use_safetensors=True)
 
     @property
     def _decoder(self) -> nn.Module:
@@ -278,7 +277,7 @@ def _reading(directory: Path) -> Iterator[None]:
         raise InputError(f"{directory} holds no model (no config.json); fetch it first")
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
         raise InputError(f"cannot load the model in {directory}: {reason_of(error)}") from None
     except SafetensorError as error:
         raise InputError(
