@@ -42,6 +42,43 @@ def test_contexts_are_averaged_over_the_tokens_that_have_one(tmp_path, rows):
     torch.testing.assert_close(moments.context.cross, cross, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [1, 8])
+def test_of_pictures_each_token_deviates_from_the_mean_that_it_is_coded_about(
+    tmp_path, rows, batch
+):
+    for row in rows:
+        row[0] += 7  # as a class token may differ
+    moments = moments_of(write_store(tmp_path / "a.parquet", rows, patch=1), batch)
+    first, later = torch.stack([r[0] for r in rows]), torch.cat([r[1:] for r in rows])
+    deviations = torch.cat([first - first.mean(0), later - later.mean(0)])
+    assert (moments.tokens, moments.sinks) == (sum(LENGTHS), 0)
+    torch.testing.assert_close(moments.mean.float(), later.mean(0))
+    torch.testing.assert_close(moments.first_mean.float(), first.mean(0))
+    expected = torch.from_numpy(np.cov(deviations.T.numpy(), bias=True))
+    torch.testing.assert_close(
+        moments.covariance, expected, rtol=1e-4, atol=1e-4, check_dtype=False
+    )
+
+
+def test_pictures_of_one_token_have_moments(tmp_path, rows):
+    store = write_store(tmp_path / "a.parquet", [row[:1] for row in rows], patch=1)
+    first = torch.cat([row[:1] for row in rows])
+    moments = moments_of(store)
+    torch.testing.assert_close(moments.mean.float(), first.mean(0))
+    expected = torch.from_numpy(np.cov(first.T.numpy(), bias=True))
+    torch.testing.assert_close(
+        moments.covariance, expected, rtol=1e-4, atol=1e-4, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_which_tokens_are_sinks_does_not_depend_on_the_batch(tmp_path, rows, batch):
+    uneven = [row * 10.0**number for number, row in enumerate(rows)]
+    uneven[0] = torch.cat([uneven[0], torch.full((1, CHANNELS), 80.0)])
+    moments = moments_of(write_store(tmp_path / "a.parquet", uneven), batch)
+    assert (moments.sinks, moments.tokens) == (1, sum(LENGTHS) - len(LENGTHS))
+
+
 def test_sinks_are_left_out_and_counted(tmp_path, rows):
     without = moments_of(write_store(tmp_path / "a.parquet", rows))
     spoilt = [row.clone() for row in rows]

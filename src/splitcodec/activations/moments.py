@@ -11,7 +11,8 @@ from splitcodec.devices import device
 from splitcodec.errors import InputError
 
 SINK_RATIO = 100.0
-"""A token whose energy exceeds this multiple of the median is a sink (massive activation)."""
+"""A token whose energy exceeds this multiple of its sequence's median is a sink (massive
+activation)."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class ContextMoments:
 class Moments:
     """First and second moments, float64; `first_mean` is that of position 0 alone.
 
-    mean, first_mean (channels,); covariance (channels, channels); tokens: how many were used,
-    neither position 0 nor sinks; sinks: how many were left out; counts (vocabulary,) of token ids
-    and context: where asked for.
+    mean (of the other positions), first_mean (channels,); covariance (channels, channels); tokens:
+    how many were used: not sinks, nor position 0 of text; sinks: how many were left out; counts
+    (vocabulary,) of token ids and context: where asked for.
     """
 
     mean: Tensor
@@ -54,9 +55,8 @@ def ordinary_tokens(representation: Tensor, mask: Tensor, first: bool = False) -
     usable = mask.clone()
     usable[:, 0] &= first
     energy = representation.square().sum(-1)
-    if usable.any():
-        usable &= energy < SINK_RATIO * energy[usable].median()
-    return usable
+    median = energy.where(usable, torch.nan).nanmedian(-1, keepdim=True).values
+    return usable & (energy < SINK_RATIO * median)
 
 
 def moments_of(
@@ -67,31 +67,40 @@ def moments_of(
 ) -> Moments:
     """Moments over all sequences of a store; raises InputError when there are too few tokens.
 
-    With `history` or `embedding` (vocabulary, channels) also those of each token's context.
+    The first token of a picture counts with its deviation from the mean of first tokens. With
+    `history` or `embedding` (vocabulary, channels) also those of each token's context.
     """
     channels = activations.channels
     ordinary_first = not activations.first_is_sink
     here = device()
-    total, first = torch.zeros(2, channels, dtype=torch.float64, device=here)
+    total, first, usual_first = torch.zeros(3, channels, dtype=torch.float64, device=here)
     products = torch.zeros(channels, channels, dtype=torch.float64, device=here)
     vocabulary = 0 if embedding is None else len(embedding)
     counts = torch.zeros(vocabulary, dtype=torch.int64, device=here)
-    tokens = sinks = 0
+    tokens = sinks = firsts = 0
     for batch in (batch.to(here) for batch in activations.batches(batch_sequences)):
         usable = ordinary_tokens(batch.representation, batch.mask, ordinary_first)
         values = batch.representation[usable].double()
         total += values.sum(0)
         products += values.T @ values
         first += batch.representation[:, 0].double().sum(0)
+        usual_first += batch.representation[usable[:, 0], 0].double().sum(0)
+        firsts += int(usable[:, 0].sum())
         tokens += len(values)
         sinks += int(batch.mask[:, 1 - ordinary_first :].sum()) - len(values)
         if embedding is not None:
             counts += torch.bincount(batch.tokens[batch.mask], minlength=len(counts))
     if tokens < 2:
         raise InputError(f"{activations.path} has too few tokens for a covariance; take more text")
-    mean = total.cpu() / tokens
-    covariance = products.cpu() / tokens - torch.outer(mean, mean)
-    moments = Moments(mean, first.cpu() / len(activations), covariance, tokens, sinks, counts.cpu())
+    first_mean = first.cpu() / len(activations)
+    later, usual_first = (total - usual_first).cpu(), usual_first.cpu()
+    mean = later / (tokens - firsts) if tokens > firsts else first_mean
+    # Σ (x − m)(x − m)ᵀ, with the own m of each kind of token.
+    crossed = torch.outer(later, mean) + torch.outer(usual_first, first_mean)
+    squares = (tokens - firsts) * torch.outer(mean, mean)
+    squares += firsts * torch.outer(first_mean, first_mean)
+    covariance = (products.cpu() - crossed - crossed.T + squares) / tokens
+    moments = Moments(mean, first_mean, covariance, tokens, sinks, counts.cpu())
     if not history and embedding is None:
         return moments
     return replace(moments, context=_context_moments(activations, moments, history, embedding))
