@@ -78,7 +78,7 @@ lint: setup ## check style, layers, workflow and params files
 	done
 
 clean-results: ## delete results and MLflow's store; data and .venv stay
-	rm -rf results mlflow.db mlartifacts
+	rm -rf results mlflow.db mlartifacts mlruns
 
 unlock: setup ## remove the lock that a killed run has left
 	@$(IN_VENV) snakemake --unlock --cores 1

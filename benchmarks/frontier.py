@@ -1,11 +1,11 @@
 """Every curve against the closed form: `python benchmarks/frontier.py RESULTS`.
 
 It reads evaluation files alone, so a run need not be finished. Several RESULTS that evaluated the
-same text may be named: a codec that is in two of them counts as in the last. For each split and
-curve, means over seeds: bits and perplexity of every λ; BD-rate against `klt` (negative is cheaper)
-with a 95 % interval over documents, and of each seed alone; the rates at which perplexity rises by
-1 % and divergence is 0.05 nats; and the share of the bits of int + Zstandard at perplexities 2, 4,
-6 and 10 % above uncoded.
+same text may be named: a codec that is in two of them counts as in the last. For each model, split
+and curve, means over seeds: bits and perplexity of every λ; BD-rate against `klt` (negative is
+cheaper) with a 95 % interval over documents, and of each seed alone; the rates at which perplexity
+rises by 1 % and divergence is 0.05 nats; and the share of the bits of int + Zstandard at
+perplexities 2, 4, 6 and 10 % above uncoded.
 """
 
 import math
@@ -29,10 +29,10 @@ def main(
     results: Annotated[list[Path], typer.Argument(help="results/<experiment>; several are joined")],
     against: Annotated[str, typer.Option(help="the curve that BD-rates are against")] = "klt",
 ) -> None:
-    """Print the points, then one row a split and curve."""
+    """Print the points, then one row a curve."""
     files = evaluations(results)
     points = points_of(files)
-    console = Console(width=170)
+    console = Console(width=185)
     console.print(table_of_points(points))
     console.print(table_of_curves(points, files, against))
 
@@ -55,17 +55,17 @@ def points_of(files: list[Path]) -> pd.DataFrame:
 
 def table_of_points(points: pd.DataFrame) -> Table:
     """Bits and perplexity by λ, means over seeds, and the most that file and estimate differ by."""
-    table = Table(title=f"files of {points['tokens'].max():,} tokens")
-    for name in ("split", "curve", "λ: bits, perplexity", "file and estimate differ by, at most"):
+    table = Table("model", "split", "curve", title=f"files of {points['tokens'].max():,} tokens")
+    for name in ("λ: bits, perplexity", "file and estimate differ by, at most"):
         table.add_column(name)
     coded = points[points["coder"] == "ans"]
-    for (split, codec), rows in coded.groupby(["split", "codec"]):
+    for (model, split, codec), rows in coded.groupby(["model", "split", "codec"]):
         said = [
             f"{weight:g}: {group['bits_per_token_file'].mean():,.0f}, {rise(group):+.1f} %"
             for weight, group in rows.groupby("lambda")
         ]
         excess = (rows["bits_per_token_file"] / rows["bits_per_token_estimated"] - 1).abs().max()
-        table.add_row(str(split), codec, " · ".join(said), f"{excess:.2%}")
+        table.add_row(model, str(split), codec, " · ".join(said), f"{excess:.2%}")
     return table
 
 
@@ -75,12 +75,10 @@ def rise(points: pd.DataFrame) -> float:
 
 
 def table_of_curves(points: pd.DataFrame, files: list[Path], against: str) -> Table:
-    """One row a split and curve."""
-    table = Table()
+    """One row a model, split and curve."""
+    table = Table("model", "split", "curve")
     shares = "share of int + zstd at " + ", ".join(f"{rise:+.0%}" for rise in RISES)
     for name in (
-        "split",
-        "curve",
         f"BD-rate vs {against}, %",
         "of seeds",
         "bits at +1 %",
@@ -88,14 +86,15 @@ def table_of_curves(points: pd.DataFrame, files: list[Path], against: str) -> Ta
         shares,
     ):
         table.add_column(name)
-    cells = {m.split: m.cells for m in matrices(points, read_documents(files))}
-    for split, rows in points.groupby("split"):
+    cells = {(m.model, m.split): m.cells for m in matrices(points, read_documents(files))}
+    for (model, split), rows in points.groupby(["model", "split"]):
         curves = {curve.name: curve for curve in curves_of(rows)}
         for name, curve in curves.items():
             table.add_row(
+                model,
                 str(split),
                 name,
-                written(cells.get(split, {}).get((name, against))),
+                written(cells.get((model, split), {}).get((name, against))),
                 ", ".join(seeds_against(curves.get(against), curve)),
                 bits_at(curve, 0.01),
                 counted(rate_at_divergence(curve, 0.05)),

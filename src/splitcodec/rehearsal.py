@@ -15,7 +15,7 @@ _MOST = {
     "sequences": 16,
     "train_sequences": 16,
     "batch_sequences": 2,
-    "documents": 1000,
+    "shards": 2,
     "items": 8,
     "steps": 3,
     "warm_up_steps": 1,
@@ -29,7 +29,9 @@ _MOST = {
     "rademacher_draws": 200,
     "rate_sequences": 4,
 }
-"""Of whatever setting has the name. Counts that are left out stay so: all there are."""
+"""Of whatever setting has the name."""
+_STREAMED = 1000
+"""Documents, or pictures, of a stream."""
 
 
 def rehearsal(settings: Settings) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def rehearsal(settings: Settings) -> dict[str, Any]:
     ]
     for data in ("text", "images"):
         if data in values:
+            _shorten(values[data])
             values[data]["name"] = _PREFIX + values[data]["name"]
     return values
 
@@ -64,6 +67,14 @@ def _cut(value: Any, name: str = "") -> Any:
     if {"sequences", "batch_sequences"} <= cut.keys():
         cut["batch_sequences"] = gcd(cut["sequences"], cut["batch_sequences"])
     return cut
+
+
+def _shorten(data: dict[str, Any]) -> None:
+    """Read the beginning of a stream alone, where partitions are shares of what was read."""
+    if all("share" in partition for partition in data["partitions"].values()):
+        for source in [data, *data.get("sources", [])]:
+            if "documents" in source.get("source", {}):
+                source["source"]["documents"] = min(source["source"]["documents"], _STREAMED)
 
 
 def _model(model: dict[str, Any]) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from splitcodec.bounds.advice import (
     statistics_of,
 )
 from splitcodec.bounds.advising import advise as advise_on
+from splitcodec.bounds.advising import print_advice
 from splitcodec.bounds.rate_distortion import gaussian_rate, quantiser_rate
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
@@ -111,6 +113,14 @@ def test_latency_and_break_even_meet():
     there = Devices(bandwidth, 20.0, 1000.0)
     assert latency(line, 30, there) == pytest.approx(1 / 20)
     assert math.isinf(break_even_bandwidth(line, 30, Devices(1e6, 20.0, 10.0)))
+
+
+def test_a_link_that_is_never_too_fast_is_told_as_any(capsys):
+    line = Advice(10, 1e-4, 500.0, 400.0, 600.0)
+    report = print_advice([line], 30, 0.02, Devices(1e6, 20.0, 10.0))
+    assert "any" in capsys.readouterr().out
+    assert report["recommended"]["break_even_bits_per_second"] is None
+    json.dumps(report, allow_nan=False)
 
 
 def test_prediction_on_a_real_model_is_near_the_fitted_codec(world):

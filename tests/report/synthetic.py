@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from splitcodec.files import write_json, write_text
-from splitcodec.report.table import collect, read_points
+from splitcodec.report.table import collect, read_points, write_points
 
 MODEL = "smollm2-135m"
 SPLITS = (10, 20)
@@ -289,7 +289,7 @@ def make_pictures(results: Path, encoder: bool = False) -> Path:
         points["feature_error"], points["top1_agreement"] = 2 * points["kl"], np.nan
     else:
         points["accuracy"], points["accuracy_uncoded"] = points["top1_agreement"] * 0.9, 0.9
-    points.to_parquet(path)
+    write_points(points, results / "points.csv", path)
     rows = [_picture(*item, f, encoder) for f, items in FORMATS.items() for item in items]
     write_json(results / f"pictures/{MODEL}.json", {"points": rows})
     for file in (results / "references").glob("*.json"):

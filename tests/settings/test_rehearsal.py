@@ -50,6 +50,23 @@ def test_batches_divide_what_a_step_takes():
     assert (tuning["sequences"], tuning["batch_sequences"]) == (9, 1)
 
 
+def test_few_sequences_are_shared_by_few_jobs():
+    whole = load_settings(Path("params/tiny.yaml")).model_dump(exclude_unset=True)
+    whole["text"] |= {"shards": 32}
+    whole["activations"] = {"shards": 32}
+    small = load_settings(rehearsal(load_settings(whole)))
+    assert (small.text.shards, small.activations.shards) == (2, 2)
+
+
+@pytest.mark.parametrize("rule, read", [({"share": [0, 0.5]}, 1000), ({"between": [1, 9]}, 9000)])
+def test_the_beginning_of_a_stream_is_read_where_partitions_are_shares(rule, read):
+    whole = load_settings(Path("params/tiny.yaml")).model_dump(exclude_unset=True)
+    whole["text"]["source"] = {"kind": "dataset", "dataset": "lab/toy", "documents": 9000}
+    for partition in whole["text"]["partitions"].values():
+        partition |= {"share": None, **rule}
+    assert rehearsal(load_settings(whole))["text"]["source"]["documents"] == read
+
+
 def test_the_verb_writes_a_params_file(tmp_path):
     out = tmp_path / "small.yaml"
     done = CliRunner().invoke(app, ["rehearse", "params/vision.yaml", "--out", str(out)])

@@ -8,7 +8,7 @@ from rich.console import Console
 from splitcodec.errors import InputError
 from splitcodec.files import read_json
 from splitcodec.report.summary import print_summary
-from splitcodec.report.table import read_points
+from splitcodec.report.table import read_points, write_points
 from splitcodec.tracking.experiment import sync
 
 POINT = "smollm2-135m/split20/hyperprior/hyperprior λ=0.001 seed=0"
@@ -111,6 +111,38 @@ def test_another_training_replaces_its_run(world):
     assert changed == {"split20/hyperprior λ=0.001"}
     run_id = world.run(POINT).info.run_id
     assert len(world.client.get_metric_history(run_id, "training/fit_loss")) == 3
+
+
+def test_a_figure_that_is_gone_is_not_shown(world):
+    ids = world.ids()
+    for kind, name in (("evaluation", "fixed.json"), ("codecs", "fixed")):
+        for codec in ("int3", "int4", "int8"):
+            place = world.results / kind / "smollm2-135m/split20" / codec / name
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    synthetic.collect_points(world.results)
+    world.track()
+    (curve,) = (run for name, run in world.runs().items() if name == "split20/hyperprior")
+    assert curve.info.run_id != ids["split20/hyperprior"]
+    assert "bd_rate_percent_vs_int_zstd" not in curve.data.metrics
+    assert "bits_per_token_file" in curve.data.metrics
+    assert world.run(POINT).info.run_id == ids["split20/hyperprior λ=0.001"]
+
+
+def test_accuracies_of_tasks_are_shown(world):
+    points = read_points(world.results / "points.parquet").assign(task_mine_accuracy=0.25)
+    write_points(points, world.results / "points.csv", world.results / "points.parquet")
+    world.track()
+    assert world.run(POINT).data.metrics["task_mine_accuracy"] == 0.25
+
+
+def test_charts_of_image_models_are_over_bits_a_picture(world):
+    synthetic.make_pictures(world.results)
+    world.track()
+    tags = world.client.get_experiment_by_name("default").tags
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.smollm2-135m-split20"])["state"])
+    charts = state["compareRunCharts"]
+    assert {chart["xaxis"]["key"] for chart in charts[:-1]} == {"bits_per_picture"}
+    assert "perplexity" not in json.dumps(state["searchFilter"])
 
 
 def test_a_point_that_is_gone_loses_its_run(world):

@@ -1,3 +1,6 @@
+import shutil
+from dataclasses import replace
+
 import pytest
 import synthetic
 
@@ -50,6 +53,14 @@ def test_a_codec_that_needs_the_model_is_loaded_into_it(versions):
     assert "pyfunc" in versions[1].card and versions[1].stands_alone
     codec["hyperparameters"]["tokens"] = True
     assert "with_codec(model, f" in versions[1].card and "pyfunc" not in versions[1].card
+
+
+def test_a_codec_with_a_changed_model_is_loaded_with_it(versions, tmp_path):
+    version = replace(versions[1], folder=tmp_path)
+    shutil.copytree(versions[1].folder, tmp_path, dirs_exist_ok=True)
+    assert version.stands_alone
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert not version.stands_alone and "with_codec(model, f" in version.card
 
 
 def test_a_damaged_codec_is_named(results, tmp_path):

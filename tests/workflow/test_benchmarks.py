@@ -2,11 +2,14 @@
 say of it. How long anything takes is not looked at."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from splitcodec.files import read_json, write_json
 from workflow_runs import ROOT
 
 MODEL = "data/models/random-llama"
@@ -57,6 +60,23 @@ def test_it_says_what_it_measured(tiny_experiment, tmp_path, name):
     done = benchmark(name, *arguments, at=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [words for words in said if words not in done.stdout] == []
+
+
+def test_models_at_the_same_split_are_told_apart(tiny_experiment, tmp_path):
+    own = tiny_experiment / "results/tiny/evaluation/random-llama"
+    shutil.copytree(own, tmp_path / "results/tiny/evaluation/random-llama")
+    for path in own.rglob("*.json"):
+        points = read_json(path)["points"]
+        for point in points:
+            point |= {"model": "dearer", "bits_per_token_file": 3 * point["bits_per_token_file"]}
+        other = tmp_path / "results/tiny/evaluation/dearer" / path.relative_to(own)
+        write_json(other, {"points": points})
+    done = benchmark("frontier", "results/tiny", at=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line for line in done.stdout.splitlines() if " klt " in line and "λ" not in line]
+    bits = [float(re.search(r"0.0001: ([\d,]+)", row)[1].replace(",", "")) for row in rows[:2]]
+    assert ["dearer" in row for row in rows] == [True, False, True, False]
+    assert bits[0] == pytest.approx(3 * bits[1], rel=0.02)
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))

@@ -1,5 +1,6 @@
 """Advice for a model and a text: gathers the statistics of all splits and prints what they say."""
 
+import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -82,9 +83,11 @@ def print_advice(
         cells.append(f"{line.low:,.0f} – {line.high:,.0f}")
         if devices:
             row["latency_seconds_per_token"] = latency(line, blocks, devices)
-            row["break_even_bits_per_second"] = break_even_bandwidth(line, blocks, devices)
+            bandwidth = break_even_bandwidth(line, blocks, devices)
+            # JSON knows no infinity: None is any bandwidth.
+            row["break_even_bits_per_second"] = bandwidth if math.isfinite(bandwidth) else None
             cells.append(f"{1000 * row['latency_seconds_per_token']:.3g}")
-            cells.append(f"{row['break_even_bits_per_second'] / 1e6:.3g}")
+            cells.append(f"{bandwidth / 1e6:.3g}" if math.isfinite(bandwidth) else "any")
         rows.append(row)
         table.add_row(*cells)
     best = rows[0]

@@ -66,9 +66,9 @@ def advise(
         float | None, typer.Option(min=1, help="of the link, in bits a second")
     ] = None,
     sender_speed: Annotated[
-        float | None, typer.Option(min=0, help="of the whole model there, in tokens a second")
+        float | None, typer.Option(min=1e-6, help="of the whole model there, in tokens a second")
     ] = None,
-    receiver_speed: Annotated[float | None, typer.Option(min=0)] = None,
+    receiver_speed: Annotated[float | None, typer.Option(min=1e-6)] = None,
     out: Annotated[Path | None, typer.Option(help="JSON to write")] = None,
     seed: int = 0,
 ) -> None:

@@ -262,7 +262,8 @@ def plan(
     times = f", times {speedup:g}" if speedup != 1 else ""
     print(
         "By arithmetic: 2 operations a weight and token forward, 6 in training, at "
-        f"{reached}{times}. Tasks and codec networks are not counted."
+        f"{reached}{times}. Not counted: tasks, codec networks and their polishing, sensitivity, "
+        "and the pretraining of models."
     )
     stores = next(line.bytes for line in lines if line.phase == "activations")
     if stores > warn_terabytes * 1e12:

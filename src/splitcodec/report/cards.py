@@ -82,6 +82,8 @@ def write_cards(points: Path, codecs: list[Path], directory: Path) -> list[Path]
 def card_of(path: Path, table: pd.DataFrame) -> dict[str, Any]:
     """The card of a codec.json with its whole curve; `table` has the columns of points.csv."""
     codec = read_json(path, "hash", "train_seconds")
+    if codec.get("lambdas"):
+        raise InputError(f"{path} is for several λ; name one of the folders lambda… beside it")
     same = table[(table["model"] == codec["model"]) & (table["split"] == codec["split"])]
     own = same[same["codec_hash"] == codec["hash"]]
     if own.empty:

@@ -109,7 +109,7 @@ class Timing:
 
     `against_raw` and `against_integers`: bandwidth in Mbit/s below which sending this point takes
     less time than raw fp16 or int4 with Zstandard, coding included; infinite where its coding is
-    no slower either, None where it sends more.
+    no slower either, zero where it sends more, None where the experiment has no such point.
     """
 
     curve: Curve
@@ -142,7 +142,7 @@ def break_even(point: dict[str, Any], points: pd.DataFrame, codec: str, coder: s
     saved = other["bits_per_token_file"] - point["bits_per_token_file"]
     slower = coding_ms(point) - coding_ms(other)
     if saved <= 0:
-        return None
+        return 0.0
     return saved / slower / 1000 if slower > 0 else math.inf
 
 

@@ -4,7 +4,6 @@ Evaluation rows, timings and codec descriptions are joined by (model, split, cod
 `COLUMNS` says what each column means and in which unit, and goes into the Parquet metadata.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from splitcodec import __version__
 from splitcodec.errors import InputError, reason_of
 from splitcodec.files import atomic_path, read_json, write_json
+from splitcodec.inputs.tables import open_table, read_columns, table_writer, with_meaning
 from splitcodec.report.terms import PICTURES, terms_of_point
 
 EVALUATION, LATENCY, CODEC, RUN = "evaluation", "latency", "codec.json", "run"
@@ -96,7 +94,7 @@ COLUMNS = (
     Column("train_seconds", NUMBER, "s", "wall time of fitting the codec", CODEC),
     Column("codec_hash", TEXT, "", "hash of the codec that made and read the file"),
     Column("data_hash", TEXT, "", "hash of the evaluated tokens"),
-    Column("git_commit", TEXT, "", "commit of the code", RUN),
+    Column("git_commit", TEXT, "", "commit of the code that collected the points", RUN),
     Column("hardware", TEXT, "", "on which the times were measured", LATENCY),
 )
 NAMES = [column.name for column in COLUMNS]
@@ -142,7 +140,7 @@ def collect(
     if not rows:
         raise InputError("no evaluations to collect; name codecs or baselines in the parameters")
     table = _checked(pd.DataFrame(rows), "what was evaluated")
-    _write(table.sort_values(ORDER, ignore_index=True), csv, parquet)
+    write_points(table.sort_values(ORDER, ignore_index=True), csv, parquet)
 
 
 def write_metrics(points: Path, out: Path) -> None:
@@ -166,8 +164,8 @@ def read_points(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} does not exist; run the experiment first")
     try:
-        table = pq.read_table(path).to_pandas() if path.suffix == ".parquet" else _read_csv(path)
-    except (pa.ArrowException, ValueError, OSError) as error:
+        table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except (ValueError, OSError) as error:
         raise InputError(
             f"{path} is damaged ({reason_of(error)}); collect the points again"
         ) from None
@@ -326,24 +324,26 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
     return table
 
 
-def _write(table: pd.DataFrame, csv: Path, parquet: Path) -> None:
+def write_points(table: pd.DataFrame, csv: Path, parquet: Path) -> None:
+    """Write a table of points, as `read_points` gives it, to both files."""
     columns = _all_columns(table)
-    meaning = {
-        "kind": "points",
-        "splitcodec": __version__,
-        "columns": {c.name: {"unit": c.unit, "meaning": c.meaning} for c in columns},
-    }
+    meaning = {"columns": {c.name: {"unit": c.unit, "meaning": c.meaning} for c in columns}}
     fields = [
         pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning})
         for c in columns
     ]
-    schema = pa.schema(fields, metadata={"splitcodec": json.dumps(meaning, ensure_ascii=False)})
+    schema = with_meaning(pa.schema(fields), "points", meaning)
     with atomic_path(csv) as temporary:
         table.to_csv(temporary, index=False)
-    with atomic_path(parquet) as temporary:
-        pq.write_table(
-            pa.Table.from_pandas(table, schema=schema, preserve_index=False).cast(schema), temporary
+    with atomic_path(parquet) as temporary, table_writer(temporary, schema) as writer:
+        writer.write_table(
+            pa.Table.from_pandas(table, schema=schema, preserve_index=False).cast(schema)
         )
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    file, _ = open_table(path, "points")
+    return read_columns(path, file, file.schema_arrow.names).to_pandas()
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

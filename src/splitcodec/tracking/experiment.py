@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from splitcodec.errors import InputError, reason_of
 from splitcodec.files import read_json, write_json
 from splitcodec.report.table import read_points
+from splitcodec.report.terms import PICTURES, terms_of
 from splitcodec.tracking.live import queue_of
 from splitcodec.tracking.registry import Registry
 from splitcodec.tracking.store import Store, quieten, without_password
@@ -34,13 +35,14 @@ def sync(results: Path, tracking_uri: str | None = None, later: bool = False) ->
     points = read_points(results / "points.parquet")
     trainings = sorted(results.glob("codecs/*/*/*/*/training.jsonl"))
     places = list(dict.fromkeys(zip(points["model"], points["split"], strict=True)))
+    pictured = {name for name, rows in points.groupby("model") if terms_of(rows) is PICTURES}
     wanted = wanted_runs(points, sorted((results / "figures").glob("*")), trainings)
     versions = wanted_versions(experiment, points, sorted(results.glob("codecs/*/*/*/*")))
     quieten()
     try:
         store = Store(uri, experiment, record)
         ids = store.show(wanted)
-        store.save_views(views(places))
+        store.save_views(views(places, pictured))
         Registry(store, experiment, ids).show(versions)
     except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
         reason = reason_of(without_password(str(error)))

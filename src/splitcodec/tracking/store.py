@@ -14,7 +14,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from splitcodec.files import read_json
-from splitcodec.tracking.wanted import NOTE, History, WantedRun
+from splitcodec.tracking.wanted import NOTE, History, WantedRun, is_result
 
 KEY, RESULTS = "splitcodec.key", "splitcodec.results"
 FIXED, DIGEST, LIVE = "splitcodec.fixed", "splitcodec.digest", "splitcodec.live"
@@ -126,7 +126,9 @@ class Store:
             if LIVE in written and FIXED not in written:
                 self._write(known, run, first=True, history=self._unsent(run_id, run))
                 return run_id
-            if written.get(FIXED) == run.fixed:
+            # MLflow cannot take back a metric either.
+            gone = set(filter(is_result, known.data.metrics)) - run.metrics.keys()
+            if written.get(FIXED) == run.fixed and not gone:
                 if written.get(RESULTS) != self.results:  # the directory was moved
                     self.client.set_tag(run_id, RESULTS, self.results)
                 if written.get(DIGEST) != run.digest:

@@ -66,8 +66,10 @@ class WantedVersion:
 
     @property
     def stands_alone(self) -> bool:
-        """Whether the codec codes without the model beside it, whose head token ids need."""
-        return not self.codec["hyperparameters"].get("tokens")
+        """Whether the codec codes without the model beside it: token ids need the model's head, and
+        where the model has learned too, its changes belong to what was measured."""
+        changed = (self.folder / FILES[2]).exists()
+        return not changed and not self.codec["hyperparameters"].get("tokens")
 
 
 _LOAD = """\

@@ -23,6 +23,7 @@ NOTE = "mlflow.note.content"
 _COLOUR = "mlflow.runColor"
 _METRICS = [c.name for c in COLUMNS if c.dtype == NUMBER and c.name != "lambda"]
 _METRICS.append("perplexity_increase_percent")
+_BD_RATE, _RATIO = "bd_rate_percent_vs_int_zstd", "rate_ratio_to_int4_zstd"
 _PARAMETERS = ("model", "split", "codec", "coder", "mode", "lambda", "seed", "partition")
 _TAGS = ("data_hash", "git_commit", "hardware")
 
@@ -92,9 +93,9 @@ def _parent(item: Comparison, name: str, figures: list[Path]) -> WantedRun:
     curve, best = item.curve, _best(item.curve)
     metrics = _metrics(best)
     if item.bd:
-        metrics["bd_rate_percent_vs_int_zstd"] = item.bd.percent
+        metrics[_BD_RATE] = item.bd.percent
     if item.ratio and ANCHOR_POINT in item.ratio.at_points:
-        metrics["rate_ratio_to_int4_zstd"] = item.ratio.at_points[ANCHOR_POINT]
+        metrics[_RATIO] = item.ratio.at_points[ANCHOR_POINT]
     parameters = {"model": curve.model, "split": str(curve.split), "curve": curve.name}
     within = curve.terms.level(GOOD_ENOUGH / 100)
     note = f"Best point within {within}: {_said(best)}.\n\n{_listing(curve)}"
@@ -159,7 +160,18 @@ def _best(curve: Curve) -> dict[str, Any]:
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    return {name: float(row[name]) for name in _METRICS if pd.notna(row[name])}
+    return {
+        name: float(value) for name, value in row.items() if _of_point(name) and pd.notna(value)
+    }
+
+
+def _of_point(name: str) -> bool:
+    return name in _METRICS or name.startswith("task_")
+
+
+def is_result(metric: str) -> bool:
+    """Whether a run's metric is made from the table of points, and not logged in training."""
+    return _of_point(metric) or metric in (_BD_RATE, _RATIO)
 
 
 def _tags(row: dict[str, Any]) -> dict[str, str]:
