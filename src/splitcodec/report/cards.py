@@ -139,7 +139,7 @@ def markdown(card: dict[str, Any], load: str | None = None) -> str:
     return f"""# {_title(card)}
 
 Codes the {codes["channels"]} channels between block {codes["split"] - 1} and block {codes["split"]}
-of {codes["model"]} (weights `{codes["model_hash"][:16]}`), one stream a sequence, token by token.
+of {codes["model"]} (hash `{codes["model_hash"][:16]}`), one stream a sequence, token by token.
 
 - **codec**: `{card["codec"]}`, hash `{card["hash"]}`{_seed(card)}
 - **what learned**: {_learned(card["mode"])}; {trained["train_seconds"]:.0f} s on
@@ -157,7 +157,7 @@ Times were measured on {card["hardware"]}.
 
 ## Limits
 
-- For these weights of this model at this split alone; other weights are refused by their hash.
+- For this model at this split alone; one with other weights or settings is refused by its hash.
 - The quality is that on the data named above; on other data rate and loss differ.
 - Files have checksums, and streams of learned codecs their own: damage is an error, not other
   numbers.
