@@ -108,7 +108,7 @@ def test_another_configuration_is_another_model(small, tmp_path):
     change_config(small, transformers_version="9.9")
     assert verified_identity(small) == own
     change_config(small, rms_norm_eps=0.1)
-    with pytest.raises(InputError, match=r"is not what was fetched \(config_sha256 is another\)"):
+    with pytest.raises(InputError, match=r"was changed \(its config_sha256 is another\)"):
         verified_identity(small)
     fetch_model(FilesSource(kind="files", path=str(small)), tmp_path / "other")
     other = verified_identity(tmp_path / "other")
