@@ -7,8 +7,10 @@ are one call of sbatch, and each task runs its own command. In the plugin's own 
 the first one's outputs (snakemake-executor-plugin-slurm, issue 447).
 """
 
+import os
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from snakemake_executor_plugin_slurm import (
     validate_or_get_slurm_job_id,
     validate_slurm_extra,
 )
+from snakemake_executor_plugin_slurm.job_status_query import query_job_status_squeue
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
@@ -35,10 +38,19 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
 # Slurm refuses scripts of more than 4 MB (max_script_size), and a job's command takes kilobytes.
 _LONGEST_ARRAY = 200
+_ABSENCES = 3
+"""Times in a row that Slurm does not know a job before it counts as lost."""
 
 
 class Executor(SlurmExecutor):
     """Submits jobs that ask for the same as one array of Slurm's."""
+
+    def __post_init__(self, test_mode: bool = False) -> None:
+        """See the plugin."""
+        super().__post_init__(test_mode)
+        # squeue then has a line for each task, also of an array that waits or was cancelled.
+        os.environ["SQUEUE_ARRAY"] = "1"
+        self._absences: Counter[str] = Counter()
 
     def run_jobs(self, jobs: list[JobExecutorInterface]) -> None:
         """Submit jobs that are ready, which must neither wait for each other nor share files."""
@@ -66,6 +78,36 @@ class Executor(SlurmExecutor):
         forgotten = remembered < 3 * settings.init_seconds_before_status_checks
         falls_back = forgotten and is_query_tool_available("sacct")
         return self.get_status_command() == "squeue" and not falls_back
+
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncIterator[SubmittedJobInfo]:
+        """As the plugin has it, which waits for ever for a job that Slurm knows no more: cancelled
+        before it began, or forgotten before it was asked for."""
+        known = self._known_to_squeue() if active_jobs and self._squeue_is_asked else None
+        async for job in super().check_active_jobs(active_jobs):
+            name = job.external_jobid
+            self._absences[name] += 1
+            if known is None or name in known:
+                self._absences[name] = 0
+            if self._absences[name] < _ABSENCES:
+                yield job
+            else:
+                lost = f"Slurm knows nothing of job {name} any more: it was cancelled, or forgotten"
+                self.report_job_error(job, msg=lost, aux_logs=[str(job.aux["slurm_logfile"])])
+        if self._squeue_is_asked and (remembered := get_min_job_age()):
+            # The plugin asks ever more rarely, up to 180 s.
+            self.next_seconds_between_status_checks = min(
+                self.next_seconds_between_status_checks, remembered / 3
+            )
+
+    def _known_to_squeue(self) -> set[str] | None:
+        """The jobs of this run that Slurm remembers, or None if it does not answer."""
+        command = query_job_status_squeue(self.run_uuid)
+        done = subprocess.run(command, shell=True, text=True, capture_output=True)
+        if done.returncode:
+            return None
+        return {line.partition("|")[0].strip() for line in done.stdout.splitlines()}
 
     def run_array_jobs(self, jobs: list[JobExecutorInterface]) -> None:
         """Submit an array, in a thread of its own; what fails is told of every job."""

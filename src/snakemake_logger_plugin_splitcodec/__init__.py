@@ -81,6 +81,7 @@ class LogHandler(LogHandlerBase):
         self._ended = threading.Event()
         self._spoke = time.monotonic()
         self._changes = threading.Lock()
+        self._told_with_group: set[int] = set()
 
     writes_to_stream = True
     writes_to_file = False
@@ -119,11 +120,17 @@ class LogHandler(LogHandlerBase):
                 self._job_starts(record)
             case LogEvent.JOB_FINISHED:
                 self._job_ends(record.job_id)
+            case LogEvent.JOB_ERROR if record.jobid in self._told_with_group:
+                self._told_with_group.remove(record.jobid)
             case LogEvent.JOB_ERROR:
                 self._job_fails(vars(record))
             case LogEvent.GROUP_ERROR:
+                # Each job of the group, failed or not, comes once more by itself.
                 for job in record.job_error_info:
                     self._job_fails(job)
+                    self._told_with_group.add(job["jobid"])
+                for name in record.aux_logs:
+                    self._end_of_log(name)
             case LogEvent.ERROR if not record.getMessage().startswith(_SAID_BY_JOB_ERROR):
                 self._print(Text(record.getMessage(), "red"))
             case None:
@@ -166,13 +173,18 @@ class LogHandler(LogHandlerBase):
     def _job_fails(self, job: dict) -> None:
         self.clock.drop(job["jobid"])
         self._print(Text(f"FAILED    {job['rule_name']}", "bold red"))
-        for name in job.get("log") or []:
-            self._print(Text(f"log:      {name}, which ends in"))
-            self._print(Text("\n".join(f"  {line}" for line in _last_lines(Path(name)))))
+        if job.get("rule_msg"):
+            self._print(Text(f"because:  {job['rule_msg']}"))
+        for name in filter(None, job.get("log") or []):
+            self._end_of_log(name)
         if job.get("shellcmd"):
             self._print(Text(f"command:  {' '.join(job['shellcmd'].split())}"))
         if job.get("output"):
             self._print(Text(f"rerun it: {rerun(sys.argv[1:], job['output'][0])}"))
+
+    def _end_of_log(self, name: str) -> None:
+        self._print(Text(f"log:      {name}, which ends in"))
+        self._print(Text("\n".join(f"  {line}" for line in _last_lines(Path(name)))))
 
     def _message(self, record: logging.LogRecord) -> None:
         message = record.getMessage().strip()

@@ -76,13 +76,15 @@ class Cluster(Strict):
             "mem_mb": needs.memory * 2 ** (attempt - 1),
             "runtime": needs.minutes * attempt,
             "cpus_per_task": needs.cpus,
-            "gpu": needs.gpus * needs.nodes or None,
+            "gpu": needs.gpus or None,
             "slurm_partition": partition,
             "slurm_account": self.account,
             "slurm_extra": "--exclusive" if needs.exclusive else None,
         }
         if needs.nodes > 1:
-            # Slurm then starts no step of its own: the job does, one torchrun a node.
+            # Of each node, where `gpu` is a total. Slurm then starts no step of its own: the job does,
+            # one torchrun a node.
+            resources |= {"gpu": None, "gres": f"gpu:{needs.gpus}" if needs.gpus else None}
             resources |= {"mpi": "torchrun", "tasks": needs.nodes, "tasks_per_gpu": 0}
         return {name: value for name, value in resources.items() if value is not None}
 
@@ -102,4 +104,8 @@ def load_cluster(path: Path) -> Cluster:
     for name, phase in cluster.phases.items():
         if name not in SHARED and (phase.nodes > 1 or (phase.processes or phase.gpus) > 1):
             raise SettingsError(f"{path}: phases.{name}: only {', '.join(SHARED)} can be shared")
+        if 0 < phase.gpus < (phase.processes or 0):
+            raise SettingsError(
+                f"{path}: phases.{name}: more processes than gpus, of which each has one"
+            )
     return cluster

@@ -14,14 +14,17 @@ def launch(command: list[str], nodes: int, processes: int) -> None:
     """Become `command`, as `processes` processes on each of `nodes` nodes; does not return.
 
     Raises SettingsError where several nodes are asked for outside of a Slurm job, and InputError
-    where Slurm does not know the job's nodes.
+    where Slurm does not know the job's nodes, or the command cannot be run.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if nodes > 1 and job is None:
         raise SettingsError(f"{nodes} nodes can only be had from Slurm; use --profile slurm")
     if nodes * processes > 1:
         command = torchrun(command, nodes, processes, _first_node(job) if nodes > 1 else "", job)
-    os.execvp(command[0], command)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise InputError(f"{command[0]} cannot be run: {error.strerror}") from None
 
 
 def torchrun(

@@ -44,7 +44,7 @@ def test_jobs_without_gpus_go_to_their_partition(changed):
 def test_a_shared_training_has_a_process_for_every_gpu(changed):
     cluster = load_cluster(changed(phases={"tune": {"gpus": 4, "nodes": 2}}))
     shared = cluster.resources("tune", 1)
-    assert {"nodes": 2, "processes": 4, "gpu": 8, "tasks": 2}.items() <= shared.items()
+    assert {"nodes": 2, "processes": 4, "gres": "gpu:4", "tasks": 2}.items() <= shared.items()
     assert cluster.resources("train", 1)["processes"] == 1
 
 

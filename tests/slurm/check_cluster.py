@@ -129,6 +129,8 @@ def run(slurm, tmp_path_factory):
         wait_for("draining", lambda: "drain" in say("sinfo", "--noheader", "--format=%T"))
         wait_for("the last job", lambda: not say("squeue", "--noheader", "--states=R"), process)
         waiting = wait_for("a waiting job", lambda: say("squeue", "--noheader", "--states=PD"))
+        pending = say("squeue", "--noheader", "--states=PD", "--array", "--format=%i").split()
+        say("scancel", *pending)  # of which squeue says nothing that the plugin understands
         say("scontrol", "update", f"nodename={node}", "state=resume")
         assert process.wait(timeout=900) == 0, (directory / "run.log").read_text()[-3000:]
     finally:

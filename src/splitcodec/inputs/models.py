@@ -87,8 +87,8 @@ def verified_identity(directory: Path) -> dict[str, Any]:
     for part, digest in _digests(directory).items():
         if identity.get(part, digest) != digest:
             raise InputError(
-                f"{directory} is damaged or was changed (its {part} is another); delete it and make "
-                "it again"
+                f"{directory} is damaged or was changed (its {part} is another); delete it and "
+                "make it again"
             )
     return identity
 
