@@ -1,5 +1,7 @@
 """Image models through every phase: pictures, pixels, representations, codec, files, evaluation."""
 
+import io
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -239,6 +241,10 @@ def test_a_picture_sent_in_better_quality_costs_more_and_is_better(world, format
     assert high["bits_per_token_file"] == pytest.approx(8 * sum(sizes) / final.tokens)
     assert low["bits_per_token_file"] < high["bits_per_token_file"]
     assert 0 < high["kl"] < low["kl"]
+    plain = io.BytesIO()
+    picture = Image.fromarray(table.pixels(0).transpose(1, 2, 0))
+    picture.save(plain, format, quality=95)
+    assert sizes[0] < len(plain.getvalue()), "the rival is tuned too"
     with pytest.raises(InputError, match="was not extracted from"):
         other = read_inputs(folder / "validation.parquet")
         evaluate_pictures(model, other, final, format, [5], 4, 50)

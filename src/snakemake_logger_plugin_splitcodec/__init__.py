@@ -278,4 +278,6 @@ def _last_lines(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ["(there is no such file)"]
-    return lines[-_LOG_LINES:] or ["(it is empty)"]
+    # What several processes print as they end may be longer than what one of them had to say.
+    said = [line for line in lines[:-_LOG_LINES] if line.startswith("error: ")]
+    return said[-1:] + lines[-_LOG_LINES:] or ["(it is empty)"]

@@ -82,7 +82,7 @@ class Cluster(Strict):
             "slurm_extra": "--exclusive" if needs.exclusive else None,
         }
         if needs.nodes > 1:
-            # Of each node, where `gpu` is a total. Slurm then starts no step of its own: the job does,
+            # Of each node: `gpu` is a total. Slurm then starts no step of its own: the job does,
             # one torchrun a node.
             resources |= {"gpu": None, "gres": f"gpu:{needs.gpus}" if needs.gpus else None}
             resources |= {"mpi": "torchrun", "tasks": needs.nodes, "tasks_per_gpu": 0}

@@ -55,6 +55,7 @@ def test_a_shared_training_has_a_process_for_every_gpu(changed):
         ({"phases": {"train": {"memory": 0}}}, "phases.train.memory"),
         ({"phases": {"trian": {"cpus": 1}}}, "phases.trian"),
         ({"phases": {"train": {"gpus": 2}}}, "only tune can be shared"),
+        ({"phases": {"tune": {"gpus": 1, "processes": 2}}}, "more processes than gpus"),
     ],
 )
 def test_mistakes_are_named(changed, change, said):

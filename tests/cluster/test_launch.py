@@ -51,6 +51,11 @@ def test_a_node_without_slurms_commands(monkeypatch, tmp_path):
         launch(["true"], 2, 1)
 
 
+def test_a_command_that_is_not_there_is_named():
+    with pytest.raises(InputError, match="nosuchprogram cannot be run: No such file"):
+        launch(["nosuchprogram"], 1, 1)
+
+
 def test_several_nodes_need_slurm(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(SettingsError, match="Slurm"):

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from small_world import one_line, write_store
 from splitcodec.errors import BitstreamError, InputError
+from splitcodec.evaluation import measures
 from splitcodec.evaluation.bitstreams import FileDecoder, encode
 from splitcodec.evaluation.fidelity import evaluate, evaluate_uncoded
 from splitcodec.evaluation.measures import (
@@ -255,3 +256,11 @@ def test_intervals_are_repeatable_and_one_document_has_none():
     assert interval(table, CODED, 100) == interval(table, CODED, 100)
     low, high = interval(table[:1], CODED, 100)
     assert low == high == table[0, CODED] / table[0, COUNT]
+
+
+def test_intervals_do_not_depend_on_how_many_resamples_memory_holds(monkeypatch):
+    table = table_of(50)
+    whole = interval(table, CODED, 300)
+    for held in (1, 50 * 7, 50 * 299):
+        monkeypatch.setattr(measures, "_DRAWN_AT_ONCE", held)
+        assert interval(table, CODED, 300) == whole

@@ -1,9 +1,11 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from splitcodec.evaluation import fidelity
 from splitcodec.evaluation.fidelity import ranks_of_labels
 from splitcodec.evaluation.references import code_unigram, ranks_entropy, token_rates
 from splitcodec.inputs.tokens import TokenTable
@@ -54,6 +56,18 @@ def test_rates_count_every_token():
         "ranks_low_bits_per_token": pytest.approx(1.0),
         "ranks_high_bits_per_token": pytest.approx(1.0),
     }
+
+
+def test_of_equal_logits_the_lowest_id_comes_first(monkeypatch):
+    """As a decoder would have to guess; in bfloat16 many are equal."""
+    monkeypatch.setattr(fidelity, "_RANKED_AT_ONCE", 7)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 4, (40, 30), generator=generator).bfloat16()
+    model = SimpleNamespace(head_in_parts=lambda states, size: states.split(size, -1))
+    labels = torch.randint(0, 30, (40,), generator=generator)
+    order = logits.float().argsort(dim=-1, descending=True, stable=True)
+    expected = (order == labels[:, None]).nonzero()[:, 1]
+    assert torch.equal(fidelity._ranks(model, logits, labels), expected)
 
 
 def test_ranks_are_those_of_the_sorted_logits(world):

@@ -12,7 +12,8 @@ from torch import nn
 from small_world import one_line
 from splitcodec.errors import TrainingError
 from splitcodec.training import loop
-from splitcodec.training.loop import Log, Loop, Phase, recipe_of, sequences_of_step
+from splitcodec.training.checkpoint import load_checkpoint, save_checkpoint
+from splitcodec.training.loop import BatchLoss, Log, Loop, Phase, recipe_of, sequences_of_step
 
 TARGET = torch.linspace(-1, 1, 6)
 
@@ -135,6 +136,45 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, at):
     assert resumed.seen == expected.seen, "it began again"
     assert torch.equal(resumed.weight, expected.weight)
     assert again == entries == on_disk(tmp_path)
+
+
+def test_batches_weigh_by_their_tokens(tmp_path):
+    line, places, weights = Line(), (torch.zeros(6), TARGET), (30.0, 10.0)
+
+    def loss(step, batch):
+        value = (line.weight - 1 - places[batch]).square().sum()
+        return BatchLoss(value, {"place": float(batch)}, weights[batch])
+
+    log = Log()
+    own = phase(line, steps=1, loss=loss, validate=None, gradient_clip=1e9)
+    Loop(line, [own], 0, "{}", tmp_path / "checkpoint", log).run()
+    torch.testing.assert_close(line.weight.grad, -2 * (1 + TARGET / 4))
+    assert log.entries[0]["place"] == 0.25
+    values = [(1 + place).square().sum().item() for place in places]
+    assert log.entries[0]["loss"] == pytest.approx((3 * values[0] + values[1]) / 4)
+
+
+def test_perplexity_is_that_of_the_mean_cross_entropy(tmp_path):
+    line, log = Line(), Log()
+
+    def loss(step, batch):
+        return line.loss(step, batch)[0], {"cross_entropy": (1.0, 4.0)[batch]}
+
+    own = phase(line, steps=1, loss=loss, validate=None)
+    Loop(line, [own], 0, "{}", tmp_path / "checkpoint", log).run()
+    assert log.entries[0]["perplexity"] == pytest.approx(math.exp(2.5))
+    log.note("late", 1, cross_entropy=1e6)
+    assert "perplexity" in log.entries[-1]
+
+
+def test_the_time_of_a_killed_run_counts(tmp_path):
+    run(tmp_path)
+    state = load_checkpoint(tmp_path / "checkpoint", torch.device("cpu"))
+    assert 0 < state["seconds"] < 100
+    save_checkpoint(tmp_path / "checkpoint", state | {"seconds": 5000.0})
+    log, line = Log(), Line()
+    Loop(line, [phase(line)], 0, recipe_of(λ=0.5, seed=0), tmp_path / "checkpoint", log).run()
+    assert 5000 < log.seconds < 5100
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):

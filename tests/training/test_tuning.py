@@ -263,22 +263,44 @@ def test_the_rate_weighs_less_while_it_warms_up(world, material, tmp_path):
     assert rates[0] < rates[1]
 
 
-@pytest.mark.parametrize(
-    "mode, codec", [("back", "fp16"), ("end-to-end", "fp16"), ("end-to-end-adapters", "int4")]
-)
-def test_two_processes_share_a_step(world, material, tmp_path, mode, codec):
-    alone, shared = fit(world, material, tmp_path / "alone", mode, codec), tmp_path / "shared"
+def by_two_processes(world, folder, codec, mode):
+    """The folder of a codec that two processes trained."""
+    rate_weight, changes = CODECS[codec]
     command = ["train", "--codec", codec, "--mode", mode, "--model", world.model_directory]
     command += ["--activations", world.store(SPLIT, "train"), "--tokens", world.tokens("train")]
-    command += ["--validation", world.store(SPLIT, "validation"), "--out", shared]
+    command += ["--validation", world.store(SPLIT, "validation"), "--out", folder]
     command += [f"--tune={key}={value}" for key, value in TUNING.items()]
-    script = tmp_path / "main.py"
+    command += [f"--set={key}={value}" for key, value in changes.items()]
+    command += [] if rate_weight is None else [f"--lambda={rate_weight}"]
+    script = folder.with_suffix(".py")
     script.write_text("from splitcodec.cli import main\n\nmain()\n")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc-per-node", 2, script, *command]
     done = subprocess.run(list(map(str, launcher)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize(
+    "mode, codec", [("back", "fp16"), ("end-to-end", "fp16"), ("end-to-end-adapters", "int4")]
+)
+def test_two_processes_share_a_step(world, material, tmp_path, mode, codec):
+    alone = fit(world, material, tmp_path / "alone", mode, codec)
+    shared = by_two_processes(world, tmp_path / "shared", codec, mode)
     expected, found = (load_changes(folder, load_codec(folder)[1]) for folder in (alone, shared))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_codec_learns_with_two_processes(world, material, tmp_path):
+    """As with one, but for the noise, which is each process's own."""
+    alone = fit(world, material, tmp_path / "alone", "end-to-end")
+    shared = by_two_processes(world, tmp_path / "shared", "hyperprior", "end-to-end")
+    losses = []
+    for folder in (alone, shared):
+        lines = (folder / "training.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines]
+        losses.append([e["loss"] for e in entries if e["phase"] == "tuning_validation"])
+    assert losses[1][-1] < losses[1][0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)

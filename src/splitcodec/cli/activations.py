@@ -10,6 +10,7 @@ from splitcodec.cli.common import (
     Dtype,
     DtypeOption,
     ModelDirectory,
+    SeedOption,
     ShardOption,
     app,
     load_model,
@@ -73,7 +74,7 @@ def sensitivity(
     model_dtype: DtypeOption = Dtype.float32,
     sequences: Annotated[int, typer.Option(min=1)] = 16,
     batch_sequences: BatchSequences = 2,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Measure the Fisher information of the representations at all splits."""
     from splitcodec.activations.store import Activations

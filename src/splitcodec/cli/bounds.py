@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from splitcodec.cli.common import Dtype, DtypeOption, ModelDirectory, Out, app, increase, load_model
+from splitcodec.cli.common import (
+    Dtype,
+    DtypeOption,
+    ModelDirectory,
+    Out,
+    SeedOption,
+    app,
+    increase,
+    load_model,
+)
 from splitcodec.errors import SettingsError
 
 
@@ -27,7 +36,7 @@ def bounds(
     rate_sequences: Annotated[
         int, typer.Option(min=2, help="training sequences whose rate is measured")
     ] = 16,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Bound the rate of a representation and of codecs in every way there is."""
     from splitcodec.activations.store import Activations
@@ -70,7 +79,7 @@ def advise(
     ] = None,
     receiver_speed: Annotated[float | None, typer.Option(min=1e-6)] = None,
     out: Annotated[Path | None, typer.Option(help="JSON to write")] = None,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Say where to split: the rate of every split at a target perplexity, without any codec."""
     target = increase(target_perplexity)

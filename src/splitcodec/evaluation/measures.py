@@ -27,14 +27,22 @@ RIGHT, RIGHT_UNCODED, KNOWN = range(5, 8)
 """More of them for images with a class: right answers, those of the uncoded model, known ones."""
 
 
+_DRAWN_AT_ONCE = 1 << 22
+"""Documents of resamples that memory holds."""
+
+
 def interval(
     table: np.ndarray, column: int, resamples: int, by: int = COUNT
 ) -> tuple[float, float]:
     """95 % bootstrap interval of column/COUNT, or another, over documents (rows of `table`)."""
-    drawn = np.random.default_rng(0).integers(len(table), size=(resamples, len(table)))
-    counts = table[drawn, by].sum(1)
-    ratios = table[drawn, column].sum(1)[counts > 0] / counts[counts > 0]
-    low, high = np.percentile(ratios, [2.5, 97.5])
+    generator, ratios = np.random.default_rng(0), []
+    at_once = max(1, _DRAWN_AT_ONCE // len(table))
+    for start in range(0, resamples, at_once):
+        size = (min(at_once, resamples - start), len(table))
+        drawn = generator.integers(len(table), size=size)
+        counts = table[drawn, by].sum(1)
+        ratios.append(table[drawn, column].sum(1)[counts > 0] / counts[counts > 0])
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from splitcodec.errors import SettingsError, reason_of
-from splitcodec.settings.base import Different, Name, Strict, describe
+from splitcodec.settings.base import Different, Name, Seed, Strict, describe
 from splitcodec.settings.codecs import Baselines, Codec, Mode, changes_front, check_mode
 from splitcodec.settings.inputs import (
     DatasetSource,
@@ -67,7 +67,7 @@ class Settings(Strict):
     models: Annotated[list[Model], Different] = Field(min_length=1)
     text: Text | None = Field(None, description="for models that read text")
     images: Images | None = Field(None, description="for models that read images")
-    seeds: Annotated[list[NonNegativeInt], Different] = Field([0], min_length=1)
+    seeds: Annotated[list[Seed], Different] = Field([0], min_length=1)
     activations: Activations = Activations()
     sensitivity: Sensitivity = Sensitivity()
     codecs: Annotated[list[Codec], Different] = Field([])

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     Field,
-    NonNegativeInt,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -21,7 +20,7 @@ from splitcodec.codecs.catalogue import (
     middle,
 )
 from splitcodec.errors import SettingsError
-from splitcodec.settings.base import Different, Name, PositiveFloat, Strict
+from splitcodec.settings.base import Different, Name, PositiveFloat, Seed, Strict
 from splitcodec.settings.optimisation import Tuning
 
 Mode = Literal["frozen", "back", "back-adapters", "end-to-end", "end-to-end-adapters"]
@@ -43,7 +42,7 @@ class Codec(Strict):
     shared: bool = Field(
         False, description="train one codec, with levels, for all λ from the least to the largest"
     )
-    seeds: Annotated[list[NonNegativeInt], Different] = Field(
+    seeds: Annotated[list[Seed], Different] = Field(
         [], description="of this codec alone; the experiment's if left out"
     )
     set: dict[str, Any] = Field({}, description="hyper-parameters that differ from the defaults")

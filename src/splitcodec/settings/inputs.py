@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from splitcodec.settings.base import Different, Dtype, Name, Strict
+from splitcodec.settings.base import Different, Dtype, Name, Seed, Strict
 from splitcodec.settings.optimisation import Optimisation
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of the package's file")]
@@ -79,7 +79,7 @@ class RandomSource(Strict):
     channels: PositiveInt = 32
     heads: PositiveInt = 4
     context: PositiveInt = 256
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class TrainedSource(Optimisation):
@@ -92,7 +92,7 @@ class TrainedSource(Optimisation):
     heads: PositiveInt = 4
     context: PositiveInt = 128
     vocabulary: int = Field(2048, ge=257, description="of the byte-level BPE")
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def heads_share_the_channels(self) -> Self:

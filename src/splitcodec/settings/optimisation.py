@@ -13,7 +13,9 @@ class Optimisation(Strict):
     steps: PositiveInt = 1000
     sequences: PositiveInt = Field(480, description="a step, over all processes")
     batch_sequences: PositiveInt = Field(
-        8, description="through the model at once; a step adds up as many batches as it needs"
+        8,
+        description="through the model at once; a step adds up as many batches as it needs, by "
+        "their tokens",
     )
     learning_rate: PositiveFloat = Field(6e-4, description="peak, the model's weights")
     weight_decay: NonNegativeFloat = Field(0.1, description="of the model's matrices")

@@ -260,6 +260,7 @@ class Fitting:
         recipe = recipe_of(
             data=[activations.metadata[key] for key in ("data_hash", "model_hash")],
             sources=self.data.sources,
+            dtypes=[activations.metadata["dtype"], str(self.data.model and self.data.model.dtype)],
             split=self.data.split,
             settings=settings.model_dump(),
             λ=self.rate_weights[0] if len(self.rate_weights) == 1 else self.rate_weights,

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ _WORSE = 1.0
 """Nats above where it began at which what is validated has diverged: a model that has forgotten
 all says every token alike, and may lose no more than three."""
 
+_LARGEST_EXPONENT = 700.0
 _SHOWN = {
     "loss": "loss",
     "bits_per_token": "bits a token",
@@ -48,8 +49,17 @@ _SHOWN = {
 Figures = dict[str, float]
 
 
+class BatchLoss(NamedTuple):
+    """The mean loss of a batch, figures for the log, and the tokens by which it weighs."""
+
+    loss: Tensor
+    figures: Figures
+    weight: float = 1.0
+
+
 class Log:
-    """Training history: entries in memory, appended to a file of JSON lines as they come.
+    """Training history: entries in memory, appended to a file of JSON lines as they come, and the
+    time that training took.
 
     `watch` is called with each entry as well.
     """
@@ -58,6 +68,7 @@ class Log:
         self, path: Path | None = None, watch: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
         self.entries: list[dict[str, Any]] = []
+        self._began, self._before = time.monotonic(), 0.0
         self._path = path
         self._watch = watch
 
@@ -73,10 +84,24 @@ class Log:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(self.text(), encoding="utf-8")
 
+    @property
+    def seconds(self) -> float:
+        """Since training began, that of killed runs up to their last checkpoint included."""
+        return self._before + time.monotonic() - self._began
+
+    def go_on(self, seconds: float) -> None:
+        """A checkpoint says how long it took to come there."""
+        self._before = max(self._before, seconds)
+
     def note(self, phase: str, step: int, **figures: float) -> None:
-        """One more entry, of the figures that are finite; of several processes the first's."""
+        """One more entry, of the figures that are finite; of several processes the first's.
+
+        With a cross-entropy in nats comes its perplexity.
+        """
         if not first_process():
             return
+        if "cross_entropy" in figures:
+            figures["perplexity"] = math.exp(min(figures["cross_entropy"], _LARGEST_EXPONENT))
         finite = {name: value for name, value in figures.items() if math.isfinite(value)}
         entry = {"phase": phase, "step": step, **finite}
         self.entries.append(entry)
@@ -105,8 +130,8 @@ def _line(entry: dict[str, Any]) -> str:
 class Phase:
     """A stretch of gradient steps with an optimiser of its own.
 
-    `groups` are parameter groups with their peak rates `lr`; `loss(step, batch)` the mean loss of
-    one of a step's `batches`, with figures for the log; `tokens` how many a step sees. With
+    `groups` are parameter groups with their peak rates `lr`; `loss(step, batch)` gives the parts of
+    a `BatchLoss`, of one of a step's `batches`; `tokens` are how many a step sees. With
     `validate` (figures of which `loss` is the objective, in nats) the best validated state is kept,
     that before the first step included; after `patience` validations without gain the phase ends.
     `parallel` is the module as several processes share it.
@@ -116,7 +141,7 @@ class Phase:
     steps: int
     warm_up: int
     groups: Callable[[], list[dict[str, Any]]]
-    loss: Callable[[int, int], tuple[Tensor, Figures]]
+    loss: Callable[[int, int], tuple]
     tokens: int
     batches: int = 1
     gradient_clip: float = 1.0
@@ -177,6 +202,7 @@ class Loop:
         """All phases, from the checkpoint or the start; the checkpoint then holds the result."""
         resumed = self._load()
         self.log.start(resumed.get("log", []))
+        self.log.go_on(resumed.get("seconds", 0.0))
         if resumed:
             self.module.load_state_dict(resumed["module"], strict=False)
         first = resumed.get("phase", 0)
@@ -229,20 +255,26 @@ class Loop:
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * share
         self.module.zero_grad(set_to_none=True)
-        means: Figures = {}
+        sums: Figures = {}
+        alone = phase.batches == 1 and not self._several
         for batch in range(phase.batches):
             with self._gradients_of(phase, last=batch == phase.batches - 1):
-                loss, figures = phase.loss(step, batch)
-                self.accelerator.backward(loss / phase.batches)
-            for name, value in ({"loss": loss.item()} | figures).items():
-                means[name] = means.get(name, 0.0) + value / phase.batches
-        learnt = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grad_norm_(learnt, phase.gradient_clip)
-        optimiser.step()
+                own = BatchLoss(*phase.loss(step, batch))
+                weight = 1.0 if alone else own.weight
+                self.accelerator.backward(own.loss * weight)
+            for name, value in ({"weight": 1.0, "loss": own.loss.item()} | own.figures).items():
+                sums[name] = sums.get(name, 0.0) + weight * value
         if self._several:
             device = self.accelerator.device
-            shared = self.accelerator.reduce(torch.tensor([*means.values()], device=device), "mean")
-            means = dict(zip(means, shared.tolist(), strict=True))
+            shared = self.accelerator.reduce(torch.tensor([*sums.values()], device=device), "mean")
+            sums = dict(zip(sums, shared.tolist(), strict=True))
+        total = sums.pop("weight")
+        learnt = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        for gradient in (p.grad for p in learnt if p.grad is not None and total != 1):
+            gradient /= total
+        torch.nn.utils.clip_grad_norm_(learnt, phase.gradient_clip)
+        optimiser.step()
+        means = {name: value / total for name, value in sums.items()}
         return means.pop("loss"), means
 
     def _gradients_of(self, phase: Phase, last: bool) -> AbstractContextManager:
@@ -321,6 +353,7 @@ class Loop:
             return
         started = time.monotonic()
         own = {"recipe": self.recipe, "module": self._learned(), "log": self.log.entries}
+        own["seconds"] = self.log.seconds
         save_checkpoint(self.checkpoint, own | position)
         self._saved = time.monotonic()
         self._save_seconds = self._saved - started

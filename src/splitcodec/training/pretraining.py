@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, PreTrainedTokenizerFast
 
@@ -24,7 +24,7 @@ from splitcodec.inputs.models import model_directory, write_identity
 from splitcodec.inputs.random_model import START
 from splitcodec.inputs.tokens import TokenTable, partition_texts, read_tokens, tokenise
 from splitcodec.settings import Partition, TrainedSource
-from splitcodec.training.loop import Figures, Log, Loop, Phase, recipe_of
+from splitcodec.training.loop import BatchLoss, Log, Loop, Phase, recipe_of
 from splitcodec.training.weights import autocast, rows_of_batch, weight_groups
 
 _ALL = 2**31 - 1
@@ -129,7 +129,7 @@ def train_model(
     here = device()
     model.to(here)
 
-    def loss(step: int, batch: int) -> tuple[Tensor, Figures]:
+    def loss(step: int, batch: int) -> BatchLoss:
         rows = rows_of_batch(settings, len(tokens.sequences), settings.seed, step, batch)
         sequences = [torch.from_numpy(tokens.sequences[row]) for row in rows]
         inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(here)
@@ -137,7 +137,8 @@ def train_model(
         with autocast(settings, here):
             logits = model(inputs).logits[:, :-1].float()
         nats = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten().to(here))
-        return nats, {"perplexity": nats.exp().item()}
+        predicted = sum(len(sequence) - 1 for sequence in sequences)
+        return BatchLoss(nats, {"cross_entropy": nats.item()}, predicted)
 
     phase = Phase(
         "pretraining",

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -166,7 +165,6 @@ def train(
     `watch` is called with each entry of the training log as it is made.
     """
     stored = Activations(activations)
-    started = time.monotonic()
     log, changes = Log(out / "training.jsonl", watch), None
     start = material.start if material else None
     before = (start / "training.jsonl").read_text(encoding="utf-8") if start else ""
@@ -180,7 +178,7 @@ def train(
         codec = build_codec(wanted.codec, stored.channels, {})
     if not first_process():
         return
-    seconds = time.monotonic() - started
+    seconds = log.seconds
     if start:
         seconds += read_json(start / "codec.json").get("train_seconds", 0.0)
     meaning = {
@@ -303,6 +301,7 @@ def _tune(
         sources += [sha256_of_file(material.sensitivity)] if fitted else []
     recipe = recipe_of(
         data=[stored.metadata["model_hash"], split, validation.metadata["data_hash"], *sources],
+        dtypes=[str(original.dtype), stored.metadata["dtype"], validation.metadata["dtype"]],
         codec=[wanted.codec, hyperparameters],
         mode=wanted.mode,
         tuning=wanted.tuning.model_dump(),

@@ -30,7 +30,7 @@ from splitcodec.splitting.changes import back_modules, changes_between, untie_he
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.batches import Draw, TrainingBatch, read_batch
 from splitcodec.training.fitting import codec_groups, transform_groups
-from splitcodec.training.loop import Figures, Log, Loop, Phase, accelerator_for
+from splitcodec.training.loop import BatchLoss, Figures, Log, Loop, Phase, accelerator_for
 from splitcodec.training.weights import autocast, rows_of_batch, weight_groups
 
 _START_SEQUENCES = 32
@@ -251,14 +251,17 @@ class JointTraining:
             )
         return own
 
-    def _loss(self, step: int, batch: int) -> tuple[Tensor, Figures]:
+    def _loss(self, step: int, batch: int) -> BatchLoss:
         settings, learning = self.settings, self.learning
         number = self._accelerator.process_index * self._batches + batch
         rows = rows_of_batch(settings, self.total, learning.seed, step, number)
-        rate, distortion = self._parallel(self.draw(rows))
+        sample = self.draw(rows)
+        rate, distortion = self._parallel(sample)
         grown = min(1.0, (step + 1) / (settings.rate_warm_up_steps + 1))
         loss = distortion + grown * learning.rate_weight * (rate + _penalty(self.pair.codec))
-        return loss, self._figures(rate, distortion)
+        # A sequence's first token is no prediction, but is coded.
+        tokens = sample.lengths.sum() - (len(rows) if sample.reference is None else 0)
+        return BatchLoss(loss, self._figures(rate, distortion), float(tokens))
 
     def _validate(self) -> Figures:
         """Distortion + λ · rate on the validation partition, with real rounding."""
@@ -270,10 +273,7 @@ class JointTraining:
         return {"loss": objective.item(), **self._figures(rate, distortion)}
 
     def _figures(self, rate: Tensor, distortion: Tensor) -> Figures:
-        figures = {"bits_per_token": rate.item(), _NAMES[self.settings.loss]: distortion.item()}
-        if self.settings.loss == "cross-entropy":
-            figures["perplexity"] = distortion.exp().item()
-        return figures
+        return {"bits_per_token": rate.item(), _NAMES[self.settings.loss]: distortion.item()}
 
 
 _NAMES = {"cross-entropy": "cross_entropy", "kl": "kl"}
