@@ -8,15 +8,19 @@ import torch
 
 from small_world import one_line
 from splitcodec.codecs.base import load_changes
-from splitcodec.codecs.registry import load_codec
+from splitcodec.codecs.registry import build_codec, load_codec
 from splitcodec.coding.container import Container
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.evaluation.bitstreams import encode, model_of_codec
 from splitcodec.evaluation.fidelity import evaluate
+from splitcodec.settings import Tuning
 from splitcodec.splitting.changes import LEFT, RIGHT
+from splitcodec.splitting.model import SplitModel
 from splitcodec.training import loop
+from splitcodec.training.batches import from_stores, in_batches
 from splitcodec.training.run import Material, recipe, train
 from splitcodec.training.sensitivity import measure_sensitivity, save_sensitivity
+from splitcodec.training.tuning import JointTraining, Learning
 
 SPLIT = 2
 SMALL = {"side_channels": 4, "width": 16, "heads": 2, "steps": 3, "polish_steps": 0}
@@ -304,3 +308,23 @@ def test_a_codec_learns_with_two_processes(world, material, tmp_path):
         losses.append([e["loss"] for e in entries if e["phase"] == "tuning_validation"])
     assert losses[1][-1] < losses[1][0]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@torch.no_grad()
+def test_what_is_validated_is_what_is_saved(world):
+    """Of a model in bfloat16: its weights learn in float32, and are saved as it has them."""
+    model = SplitModel.load(world.model_directory, "bfloat16")
+    learning = Learning(model, SPLIT, "back", Tuning(), 0.0, 0)
+    draw = from_stores(world.activations(SPLIT, "train"), None, model.device)
+    codec, held_out = build_codec("fp16", 32, {}), in_batches(draw, 4)
+    training = JointTraining(learning, codec, draw, 480, held_out)
+    learned = [p for p in training.pair.model.parameters() if p.requires_grad]
+    for parameter in learned:
+        parameter *= 1 + 0.1 * torch.rand_like(parameter)
+    before = [parameter.clone() for parameter in learned]
+    validated = training._validate()
+    assert all(map(torch.equal, before, learned)), "learning goes on from the exact weights"
+    for parameter in learned:
+        parameter.copy_(parameter.bfloat16())
+    assert not all(map(torch.equal, before, learned))
+    assert training._validate() == validated

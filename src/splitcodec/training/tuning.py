@@ -8,6 +8,8 @@ factors learn in place of weights.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,10 +269,27 @@ class JointTraining:
         """Distortion + λ · rate on the validation partition, with real rounding."""
         samples = self.validation
         weights = torch.tensor([float(sample.lengths.sum()) for sample in samples])
-        pairs = torch.tensor([[part.item() for part in self.pair(sample)] for sample in samples])
+        with self._as_kept():
+            pairs = torch.tensor([[part.item() for part in self.pair(s)] for s in samples])
         rate, distortion = weights @ pairs / weights.sum()
         objective = distortion + self.learning.rate_weight * rate
         return {"loss": objective.item(), **self._figures(rate, distortion)}
+
+    @contextmanager
+    def _as_kept(self) -> Iterator[None]:
+        """With weights rounded to the original's precision, in which they are saved."""
+        dtype = self.learning.original.dtype
+        learned = [p for p in self.pair.model.parameters() if p.requires_grad]
+        if dtype == torch.float32 or self.learning.adapters:  # whose factors stay in float32
+            learned = []
+        exact = [parameter.detach().clone() for parameter in learned]
+        for parameter in learned:
+            parameter.copy_(parameter.to(dtype))
+        try:
+            yield
+        finally:
+            for parameter, value in zip(learned, exact, strict=True):
+                parameter.copy_(value)
 
     def _figures(self, rate: Tensor, distortion: Tensor) -> Figures:
         return {"bits_per_token": rate.item(), _NAMES[self.settings.loss]: distortion.item()}
