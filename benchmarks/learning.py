@@ -30,7 +30,7 @@ from splitcodec.codecs.networks import CausalNetwork
 from splitcodec.codecs.registry import load_codec
 from splitcodec.codecs.rounding import straight_through
 from splitcodec.training.fitting import Fitting, TrainingData
-from splitcodec.training.loop import Log
+from splitcodec.training.log import Log
 
 FARTHEST = 8.0
 """Deviations beyond which a denoiser does not tell values apart."""

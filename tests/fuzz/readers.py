@@ -42,7 +42,8 @@ from splitcodec.inputs.tokens import SCHEMA, read_tokens
 from splitcodec.report.table import collect
 from splitcodec.splitting.changes import changed_model
 from splitcodec.splitting.model import SplitModel
-from splitcodec.training.loop import Log, Loop, Phase, recipe_of
+from splitcodec.training.log import Log
+from splitcodec.training.loop import Loop, Phase, recipe_of
 from splitcodec.training.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
 
 PIECES = [3, 1, 2]

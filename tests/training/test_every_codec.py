@@ -7,7 +7,7 @@ from splitcodec.codecs.catalogue import hyperparameters_of
 from splitcodec.errors import InputError
 from splitcodec.training.divergence import divergence
 from splitcodec.training.fitting import FITTERS, TrainingData
-from splitcodec.training.loop import Log
+from splitcodec.training.log import Log
 from splitcodec.training.sensitivity import measure_sensitivity
 
 SPLIT = 2

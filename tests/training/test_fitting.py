@@ -8,7 +8,7 @@ from small_world import one_line
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters, KltHyperparameters
 from splitcodec.errors import TrainingError
 from splitcodec.training.fitting import Fitting, TrainingData, fit_closed_form, fit_from_klt
-from splitcodec.training.loop import Log
+from splitcodec.training.log import Log
 from splitcodec.training.sensitivity import measure_sensitivity
 
 SPLIT = 2

@@ -13,7 +13,8 @@ from small_world import one_line
 from splitcodec.errors import TrainingError
 from splitcodec.training import loop
 from splitcodec.training.checkpoint import load_checkpoint, save_checkpoint
-from splitcodec.training.loop import BatchLoss, Log, Loop, Phase, recipe_of, sequences_of_step
+from splitcodec.training.log import Log
+from splitcodec.training.loop import BatchLoss, Loop, Phase, recipe_of, sequences_of_step
 
 TARGET = torch.linspace(-1, 1, 6)
 
@@ -279,7 +280,8 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from splitcodec.training.loop import Log, Loop, Phase, accelerator_for
+from splitcodec.training.log import Log
+from splitcodec.training.loop import Loop, Phase, accelerator_for
 
 accelerator = accelerator_for(torch.device("cpu"))
 module, rank, measured = nn.Linear(1, 1), accelerator.process_index, []

@@ -11,7 +11,7 @@ from splitcodec.inputs.tokens import partition_texts, read_tokens, tokenise
 from splitcodec.settings import Partition, TrainedSource
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training import loop
-from splitcodec.training.loop import Log
+from splitcodec.training.log import Log
 from splitcodec.training.pretraining import pretrain
 
 SMALL = dict(kind="trained", blocks=2, channels=16, heads=2, context=32, vocabulary=280)

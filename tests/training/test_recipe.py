@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from splitcodec.settings import Optimisation, Tuning
-from splitcodec.training.loop import Log, Loop, Phase
+from splitcodec.training.log import Log
+from splitcodec.training.loop import Loop, Phase
 from splitcodec.training.weights import autocast, weight_groups
 
 

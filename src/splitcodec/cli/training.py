@@ -40,7 +40,7 @@ def pretrain(
     rules = read_rules(rule)
     if "train" not in rules:
         raise SettingsError(f"no --rule for partition train; there are {', '.join(rules)}")
-    from splitcodec.training.loop import Log
+    from splitcodec.training.log import Log
     from splitcodec.training.pretraining import pretrain
 
     checkpoint = checkpoint or out.with_name(out.name + ".checkpoint")

@@ -43,7 +43,8 @@ from splitcodec.codecs.trellis import Trellis
 from splitcodec.devices import device
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence
-from splitcodec.training.loop import Figures, Log, Loop, Phase, recipe_of, sequences_of_step
+from splitcodec.training.log import Figures, Log
+from splitcodec.training.loop import Loop, Phase, recipe_of, sequences_of_step
 from splitcodec.training.sensitivity import Sensitivity
 
 _WARM_UP = 0.1

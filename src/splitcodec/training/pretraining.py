@@ -24,7 +24,8 @@ from splitcodec.inputs.models import model_directory, write_identity
 from splitcodec.inputs.random_model import START
 from splitcodec.inputs.tokens import TokenTable, partition_texts, read_tokens, tokenise
 from splitcodec.settings import Partition, TrainedSource
-from splitcodec.training.loop import BatchLoss, Log, Loop, Phase, recipe_of
+from splitcodec.training.log import Log
+from splitcodec.training.loop import BatchLoss, Loop, Phase, recipe_of
 from splitcodec.training.weights import autocast, rows_of_batch, weight_groups
 
 _ALL = 2**31 - 1

@@ -31,7 +31,8 @@ from splitcodec.settings import Mode, Tuning, changes_front, check_mode, describ
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.batches import from_stores, from_tokens, in_batches
 from splitcodec.training.fitting import FITTERS, TrainingData
-from splitcodec.training.loop import Log, recipe_of
+from splitcodec.training.log import Log
+from splitcodec.training.loop import recipe_of
 from splitcodec.training.sensitivity import sensitivity_of
 from splitcodec.training.tuning import Changes, JointTraining, Learning, start_end_to_end
 

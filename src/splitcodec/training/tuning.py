@@ -32,7 +32,8 @@ from splitcodec.splitting.changes import back_modules, changes_between, untie_he
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.batches import Draw, TrainingBatch, read_batch
 from splitcodec.training.fitting import codec_groups, transform_groups
-from splitcodec.training.loop import BatchLoss, Figures, Log, Loop, Phase, accelerator_for
+from splitcodec.training.log import Figures, Log
+from splitcodec.training.loop import BatchLoss, Loop, Phase, accelerator_for
 from splitcodec.training.weights import autocast, rows_of_batch, weight_groups
 
 _START_SEQUENCES = 32
