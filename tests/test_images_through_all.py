@@ -244,7 +244,7 @@ def test_a_picture_sent_in_better_quality_costs_more_and_is_better(world, format
     plain = io.BytesIO()
     picture = Image.fromarray(table.pixels(0).transpose(1, 2, 0))
     picture.save(plain, format, quality=95)
-    assert sizes[0] < len(plain.getvalue()), "the rival is tuned too"
+    assert sizes[0] <= len(plain.getvalue()) - 50 * (format == "jpeg"), "the rival is tuned too"
     with pytest.raises(InputError, match="was not extracted from"):
         other = read_inputs(folder / "validation.parquet")
         evaluate_pictures(model, other, final, format, [5], 4, 50)
