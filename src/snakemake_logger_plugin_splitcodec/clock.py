@@ -104,6 +104,11 @@ class Clock:
             return None
         expected = {rule: self._expected(rule) for rule in self._totals}
         running = self.running()
+        for rule, seconds in expected.items():
+            # They show that such jobs take longer than was thought.
+            late = [age for job, age in running if job.rule == rule and age > seconds]
+            if late:
+                expected[rule] = fmean([*self.times.get(rule, []), *late])
         work = sum((self.total(rule) - self.done(rule)) * expected[rule] for rule in expected)
         work -= sum(min(age, expected.get(job.rule, 0.0)) for job, age in running)
         busy = sum(map(sum, list(self.times.values()))) + sum(age for _, age in running)

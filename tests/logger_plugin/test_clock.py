@@ -45,7 +45,14 @@ def test_jobs_under_way_count_for_what_they_have_done():
     run.time += 4
     assert run.clock.left() == pytest.approx(6 + 10)
     run.time += 100
-    assert run.clock.left() == pytest.approx(10)
+    assert run.clock.left() == pytest.approx((10 + 104) / 2), "the next may take as long"
+
+
+def test_jobs_that_take_longer_than_in_an_earlier_run_show_what_is_to_come():
+    run = Run({"train": 5}, {"train": 10.0})
+    run.clock.start(99, Job("train"))
+    run.time += 60
+    assert run.clock.left() == pytest.approx(4 * 60)
 
 
 def test_an_earlier_run_tells_about_rules_not_seen_yet_on_a_slower_machine():
