@@ -196,9 +196,10 @@ def test_lost_jobs_ended_as_slurm_says_and_came_again_with_more_memory(run, jobs
     assert jobs[done["cancelled"]]["JobState"] == "CANCELLED"
     assert jobs[done["killed"]]["JobState"] == "FAILED"
     trainings = of_rule(jobs, "train_codec")
-    again = [job for job in trainings if job["MinMemoryNode"] == "3000M"]
-    assert {job["JobState"] for job in again} == {"COMPLETED"}
-    assert len(again) == 2
+    again = [job for job in trainings if job["MinMemoryNode"] in ("3000M", "6000M")]
+    # Of those that waited while the node was drained some were cancelled, and came once more.
+    assert {job["JobState"] for job in again} <= {"COMPLETED", "CANCELLED"}
+    assert [job["JobState"] for job in again].count("COMPLETED") == 2
 
 
 def test_jobs_waited_while_the_node_was_drained(run):
