@@ -59,7 +59,7 @@ def write_sealed_json(path: Path, document: dict[str, Any]) -> None:
 def read_json(path: Path, *keys: str) -> Any:
     """Read a JSON file.
 
-    Raises InputError when it is missing, damaged or, having none of such `keys`, of another kind.
+    Raises InputError when it is missing or damaged, or lacks one of `keys`, being of another kind.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

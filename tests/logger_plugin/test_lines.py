@@ -156,3 +156,42 @@ def test_a_plain_log_says_now_and_then_what_is_running(tmp_path, monkeypatch, ca
     assert "jobs/min" in lines[1]
     assert lines[2].split()[0] == "train"
     assert lines[2].endswith("fit: 3/10, 2/s, 4 s left")
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch, capsys):
+    """What the plugin prints of some events."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.log").write_text("error: lambda is missing\n" + 40 * "banner\n")
+
+    def said(*events):
+        settings = SimpleNamespace(stdout=False, nocolor=False, dryrun=False)
+        handler = plugin.LogHandler(settings, None)
+        for event in events:
+            handler.emit(logging.makeLogRecord(event))
+        handler.close()
+        return capsys.readouterr().err
+
+    return said
+
+
+def failed(number, **more):
+    return {"rule_name": f"rule{number}", "jobid": number, "log": [], "output": []} | more
+
+
+def test_it_is_said_why_a_cluster_s_job_failed(said):
+    lost = failed(1, rule_msg="SLURM status is: 'TIMEOUT'", log=["train.log", None])
+    text = said({"event": LogEvent.JOB_ERROR} | lost)
+    assert "because:  SLURM status is: 'TIMEOUT'" in text
+    assert text.count("error: lambda is missing") == 1, "though much was written after it"
+    assert text.count("which ends in") == 1
+
+
+def test_jobs_of_a_group_are_named_once(said):
+    jobs = [failed(1), failed(2)]
+    group = {"event": LogEvent.GROUP_ERROR, "job_error_info": jobs, "aux_logs": ["train.log"]}
+    again = [{"event": LogEvent.JOB_ERROR} | job for job in jobs]
+    text = said(group, *again)
+    assert [text.count(f"FAILED    rule{n}") for n in (1, 2)] == [1, 1]
+    assert "error: lambda is missing" in text
+    assert said(group, *again, again[0]).count("FAILED    rule1") == 2, "a retry may fail alone"

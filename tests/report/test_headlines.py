@@ -1,6 +1,7 @@
 import pytest
 
 from splitcodec.report.headlines import headlines
+from splitcodec.report.possible import break_even
 from splitcodec.report.table import read_points
 
 
@@ -23,3 +24,13 @@ def test_no_headline_beyond_the_measured_range(built):
     points = read_points(built / "points.parquet")
     assert headlines(points[points["perplexity"] > 28]) == []
     assert headlines(points[points["codec"] != "int4"]) == []
+
+
+def test_what_cannot_be_compared_is_told_from_what_never_pays(built):
+    points = read_points(built / "points.parquet")
+    near = points[points["split"] == 20]
+    klt = near[near["codec"] == "klt"].sort_values("lambda").iloc[-1].to_dict()
+    raw = near[near["codec"] == "fp16"].iloc[0].to_dict()
+    assert break_even(klt, near, "int4", "zstd") > 0
+    assert break_even(raw, near, "int4", "zstd") == 0
+    assert break_even(klt, near, "int5", "zstd") is None

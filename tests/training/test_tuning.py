@@ -328,3 +328,22 @@ def test_what_is_validated_is_what_is_saved(world):
         parameter.copy_(parameter.bfloat16())
     assert not all(map(torch.equal, before, learned))
     assert training._validate() == validated
+
+
+@pytest.mark.parametrize("mode", ["end-to-end", "back"])
+def test_a_checkpoint_of_another_dtype_is_another_run_s(
+    world, material, tmp_path, monkeypatch, mode
+):
+    recipes = []
+
+    def stop(self, recipe, *_):
+        recipes.append(json.loads(recipe))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JointTraining, "run", stop)
+    for dtype in ("float32", "bfloat16"):
+        model = SplitModel.load(world.model_directory, dtype)
+        with pytest.raises(KeyboardInterrupt):
+            fit(world, material | {"model": model}, tmp_path / dtype, mode, "fp16")
+    assert recipes[0] != recipes[1]
+    assert recipes[0] | {"dtypes": 0} == recipes[1] | {"dtypes": 0}

@@ -89,3 +89,10 @@ def test_another_lambda_trains_that_lambda_alone(second):
     assert "codecs" in call(second, "dvc", "params", "diff")
     changed = call(second, "dvc", "metrics", "diff", "--all")
     assert "klt-ans-lambda0.003" in changed
+
+
+def test_another_baseline_reaches_bitstreams_and_table(second):
+    call(second, "dvc", "exp", "run", "-S", f"{PARAMS}:baselines.codecs=[int8]")
+    points = pd.read_csv(second / "results/default/points.csv")
+    assert "int8" in set(points["codec"])
+    assert "up to date" in call(second, "dvc", "status")

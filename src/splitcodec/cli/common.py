@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from splitcodec.errors import InputError, SettingsError, reason_of
 from splitcodec.settings import Partition, describe
+from splitcodec.settings.base import LARGEST_SEED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +49,7 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
-SeedOption = Annotated[int, typer.Option(min=0, max=(1 << 31) - 1)]
+SeedOption = Annotated[int, typer.Option(min=0, max=LARGEST_SEED)]
 DtypeOption = Annotated[Dtype, typer.Option(help="in which the model runs")]
 
 

@@ -18,6 +18,7 @@ from splitcodec.cli.common import (
 )
 from splitcodec.errors import SettingsError
 from splitcodec.settings import ImageSource, ModelSource, Partition, TextSource
+from splitcodec.settings.base import LARGEST_SEED
 
 if TYPE_CHECKING:
     from splitcodec.inputs.shards import Shard
@@ -53,7 +54,7 @@ def fetch_model(
     heads: Annotated[int | None, typer.Option(help="of attention, of a random model")] = None,
     context: Annotated[int | None, typer.Option(help="longest sequence of a random model")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=(1 << 31) - 1, help="of random weights")
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="of random weights")
     ] = None,
 ) -> None:
     """Fetch a model from a package, a hub or a directory, or make a random one."""

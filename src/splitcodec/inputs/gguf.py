@@ -21,8 +21,6 @@ def convert(file: Path, directory: Path) -> None:
         quantised = read_pretrained(
             AutoModelForCausalLM, file.parent, gguf_file=file.name, dtype=torch.float32
         )
-    except InputError:
-        raise
     except Exception as error:
         # gguf raises bare ValueError, IndexError and AssertionError on damaged files
         raise InputError(

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="used in paths")]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
+LARGEST_SEED = (1 << 31) - 1
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dtype = Literal["float16", "bfloat16", "float32"]
 
