@@ -78,8 +78,9 @@ def test_with_the_lossless_codec_scores_are_the_plain_models(half, folders, toke
     assert lossy != expected
 
 
-def test_scores_are_those_of_the_definition(half, tokeniser):
-    scorer, found = scores(half, tokeniser, batch=1)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_scores_are_those_of_the_definition(batch, half, tokeniser):
+    scorer, found = scores(half, tokeniser, batch)
     context, continuation = scorer.encode_pair(*ITEMS[1])
     row = [*scorer.prefix, *context, *continuation]
     logits = half(torch.tensor([row])).logits[0].float().log_softmax(-1)

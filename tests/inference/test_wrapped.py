@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, ViTConfig, ViTForImageClassification
 
 from small_world import save_for
@@ -122,6 +123,16 @@ def test_the_loss_is_that_of_transformers(model, folders, batch):
     own = with_codec(model, folders["fine"])(tokens, mask, labels).loss
     expected = model(tokens, attention_mask=mask, labels=labels).loss
     assert own.item() == pytest.approx(expected.item(), abs=0.01)
+
+
+def test_the_last_logits_alone(model, folders, batch):
+    tokens, mask = batch
+    coded, labels = with_codec(model, folders["fine"]), tokens.masked_fill(~batch[1].bool(), -100)
+    whole, last = coded(tokens, mask), coded(tokens, mask, labels, logits_to_keep=12)
+    torch.testing.assert_close(last.logits, whole.logits[:, -12:])
+    assert torch.equal(last.bits, whole.bits)
+    expected = functional.cross_entropy(whole.logits[:, -12:-1].mT, labels[:, -11:])
+    torch.testing.assert_close(last.loss, expected)
 
 
 def test_what_does_not_fit_is_refused(world, model, folders, batch, tmp_path):

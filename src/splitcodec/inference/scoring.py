@@ -83,8 +83,11 @@ class Scorer:
         return [found[i] for i in range(len(pairs))]
 
     @torch.no_grad()
-    def logits(self, rows: list[list[int]]) -> torch.Tensor:
-        """Float32 logits (batch, tokens, vocabulary) of sequences, padded on the right."""
+    def logits(self, rows: list[list[int]], kept: int = 0) -> torch.Tensor:
+        """Float32 logits (batch, tokens, vocabulary) of sequences, padded on the right.
+
+        Of the last `kept` places only, if it is not 0.
+        """
         sequences = [torch.tensor(row) for row in rows]
         tokens = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
@@ -93,8 +96,8 @@ class Scorer:
         if not isinstance(self.model, CodedModel):
             # No mask: what follows a sequence does not change its logits, and a mask would pick
             # other kernels than the split model's.
-            return self.model(tokens).logits.float().cpu()
-        output = self.model(tokens, mask)
+            return self.model(tokens, logits_to_keep=kept).logits.float().cpu()
+        output = self.model(tokens, mask, logits_to_keep=kept)
         self._count(output, lengths)
         return output.logits.float().cpu()
 
@@ -128,7 +131,10 @@ class Scorer:
         def step(tokens: torch.Tensor) -> torch.Tensor:
             nonlocal past
             output = self.model(
-                tokens[None].to(self.model.device), past_key_values=past, use_cache=True
+                tokens[None].to(self.model.device),
+                past_key_values=past,
+                use_cache=True,
+                logits_to_keep=1,
             )
             past = output.past_key_values
             return output.logits[0, -1].cpu()
@@ -154,10 +160,12 @@ class Scorer:
             kept = (context + continuation)[-room:]
             # Something must come before what is predicted.
             rows.append([*(self.prefix or [self.start][len(context) > 0 :]), *kept])
-        logits = self.logits(rows)
+        # Logits of a whole batch would be its largest tensor by far.
+        first = min(len(row) - len(pair[1]) - 1 for row, pair in zip(rows, pairs, strict=True))
+        logits = self.logits(rows, max(map(len, rows)) - first)
         scores = []
         for row, values, (_, continuation) in zip(rows, logits, pairs, strict=True):
-            end, count = len(row), len(continuation)
+            end, count = len(row) - first, len(continuation)
             wanted = torch.tensor(continuation)
             predicted = values[end - count - 1 : end - 1].log_softmax(-1)
             nats = predicted.gather(-1, wanted[:, None]).sum().item()

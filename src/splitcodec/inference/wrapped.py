@@ -106,9 +106,16 @@ class CodedModel(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
     ) -> CodedOutput:
-        """See CodedOutput; labels (batch, tokens) as in transformers: shifted here, -100 skips."""
+        """See CodedOutput; labels (batch, tokens) as in transformers: shifted here, -100 skips.
+
+        As there, of the last `logits_to_keep` tokens only, if it is not 0.
+        """
         tokens, lengths, places = _packed(input_ids, attention_mask)
         if self.estimate:
             found = self.codec(self._front(tokens, lengths), lengths, tokens)
@@ -117,14 +124,15 @@ class CodedModel(nn.Module):
             streams = self._compress(tokens, lengths)
             decoded = self.codec.decompress(streams, lengths)
             bits = torch.tensor([8.0 * len(stream) for stream in streams])
-        packed = self.model.back(decoded, self.split)
-        logits = packed.new_zeros(*input_ids.shape, packed.shape[-1])
-        kept = mask_of(lengths, tokens.shape[1]).to(packed.device)[..., None]
-        places = places.to(packed.device)[..., None].expand_as(packed)
-        logits.scatter_(1, places, packed * kept)
+        packed = self.model.final_states(decoded, self.split)
+        states = packed.new_zeros(*input_ids.shape, packed.shape[-1])
+        states.scatter_(1, places.to(packed.device)[..., None].expand_as(packed), packed)
+        logits = self.model.head(states[:, -logits_to_keep:])
+        if attention_mask is not None:
+            logits *= attention_mask[:, -logits_to_keep:].to(logits.device)[..., None] != 0
         loss = None
         if labels is not None:
-            targets = labels[:, 1:].to(logits.device).flatten()
+            targets = labels[:, -logits_to_keep:][:, 1:].to(logits.device).flatten()
             loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets)
         return CodedOutput(loss=loss, logits=logits, bits=bits, tokens=lengths)
 
