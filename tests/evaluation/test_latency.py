@@ -30,6 +30,17 @@ def test_times_are_positive_and_parts_make_the_whole(measured):
         assert parts == pytest.approx(both, rel=1e-6)
 
 
+def test_the_median_of_all_runs_but_the_first(stores, codecs, monkeypatch):
+    runs = iter([(9.0, 9.0, 9.0), (1.0, 4.0, 0.5), (3.0, 2.0, 1.5), (2.0, 6.0, 0.0)])
+    monkeypatch.setattr(latency, "_run", lambda *_: next(runs))
+    found = measure_latency(stores.split, [codecs["fine"]], sequences=2, repeats=3)
+    (row,), tokens = found["points"], found["tokens"]
+    assert row["encode_ms_per_token"] == pytest.approx(2000 / tokens)
+    assert row["decode_ms_per_token"] == pytest.approx(4000 / tokens)
+    assert row["coder_ms_per_token"] == pytest.approx(500 / tokens)
+    assert row["network_ms_per_token"] == pytest.approx(5500 / tokens)
+
+
 def test_it_says_what_was_timed_and_where(measured, stores):
     assert measured["tokens"] == sum(stores.split.lengths[:2])
     assert measured["split"] == 2
