@@ -93,7 +93,8 @@ def test_decoding_for_a_store_of_other_lengths_is_refused(
 ):
     lengths, meaning = change(stores.split.lengths), stores.split.metadata
     rows = [torch.zeros(length, 32) for length in lengths]
-    other = write_store(tmp_path / "o.parquet", rows, split=2, data_hash=meaning["data_hash"])
+    same = {key: meaning[key] for key in ("split", "data_hash", "model_hash")}
+    other = write_store(tmp_path / "o.parquet", rows, **same)
     with pytest.raises(InputError, match="made from other data"):
         decode_to_store(bitstreams["fine", "ans"], codecs["fine"], other.path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -104,6 +105,19 @@ def test_other_data_of_the_same_lengths_are_noticed(stores, codecs, bitstreams, 
     other = write_store(tmp_path / "other.parquet", rows, split=2, data_hash="other")
     with pytest.raises(InputError, match="made from other data"):
         FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]]).check_same_data(other)
+
+
+@pytest.mark.parametrize("change", [{"split": 1}, {"model_hash": "another"}])
+def test_another_split_or_model_of_the_same_text_is_noticed(
+    stores, codecs, bitstreams, tmp_path, change
+):
+    rows = [torch.zeros(length, 32) for length in stores.split.lengths]
+    meaning = {key: stores.split.metadata[key] for key in ("split", "data_hash", "model_hash")}
+    other = write_store(tmp_path / "other.parquet", rows, **{**meaning, **change})
+    with pytest.raises(InputError, match="made from other (splits|models) than"):
+        FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]]).check_same_data(other)
+    with pytest.raises(InputError, match="made from other (splits|models) than"):
+        decode_to_store(bitstreams["fine", "ans"], codecs["fine"], other.path, tmp_path / "out")
 
 
 def test_a_store_that_says_what_no_header_may_is_refused(stores, codecs, tmp_path):

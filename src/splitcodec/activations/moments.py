@@ -118,10 +118,10 @@ def _context_moments(
     covariance, cross, tokens = 0.0, 0.0, 0
     for batch in (batch.to(here) for batch in activations.batches(8)):
         usable = ordinary_tokens(batch.representation, batch.mask)
-        values = batch.representation[usable] - context.mean
-        regressors = context.of(batch)[usable]
-        covariance = covariance + (regressors.T @ regressors).double()
-        cross = cross + (values.T @ regressors).double()
+        values = (batch.representation[usable] - context.mean).double()
+        regressors = context.of(batch)[usable].double()
+        covariance = covariance + regressors.T @ regressors
+        cross = cross + values.T @ regressors
         tokens += len(values)
     parts = covariance.cpu() / tokens, cross.cpu() / tokens
     return ContextMoments(*parts, row_mean, history, _covariance_of_rows(embedding))

@@ -195,14 +195,14 @@ def advise(
     wanted = math.log1p(target) / ratio
     lines, missed = [], []
     for own, probed in zip(statistics, probes, strict=True):
-        if not probed.kl[0] <= wanted <= probed.kl[-1]:
+        if not 0 < probed.kl[0] <= wanted <= probed.kl[-1]:
             missed.append(
                 f"split {own.split}: a divergence of {wanted:.4f} nats is outside the probed "
                 f"{probed.kl[0]:.4f} to {probed.kl[-1]:.4f}"
             )
             continue
         rate_weight = _weight_at(probed, wanted)
-        bits = calibration.correction * rate_at(own, rate_weight)
+        bits = max(calibration.correction * rate_at(own, rate_weight), 1e-9)
         # How the rate follows the divergence: between λ and λ · 1.2, as the probes say.
         nearby = calibration.correction * rate_at(own, 1.2 * rate_weight)
         slope = math.log(bits / max(nearby, 1e-9)) / math.log(1.2) / _elasticity(probed)

@@ -84,10 +84,10 @@ def print_advice(
         if devices:
             row["latency_seconds_per_token"] = latency(line, blocks, devices)
             bandwidth = break_even_bandwidth(line, blocks, devices)
-            # JSON knows no infinity: None is any bandwidth.
+            # JSON knows no infinity: None is that splitting does not pay on any link.
             row["break_even_bits_per_second"] = bandwidth if math.isfinite(bandwidth) else None
             cells.append(f"{1000 * row['latency_seconds_per_token']:.3g}")
-            cells.append(f"{bandwidth / 1e6:.3g}" if math.isfinite(bandwidth) else "any")
+            cells.append(f"{bandwidth / 1e6:.3g}" if math.isfinite(bandwidth) else "never")
         rows.append(row)
         table.add_row(*cells)
     best = rows[0]
@@ -96,4 +96,7 @@ def print_advice(
     console = Console()
     console.print(table)
     console.print(f"split before block {best['split']}, with λ = {best['rate_weight']:.2g}")
+    if devices and best["latency_seconds_per_token"] >= 1 / devices.sender_speed:
+        whole = 1000 / devices.sender_speed
+        console.print(f"the whole model on the sender is no slower: {whole:.3g} ms/token")
     return {"target": target, "recommended": best, "splits": rows}

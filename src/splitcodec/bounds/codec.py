@@ -97,7 +97,7 @@ def generalisation_of_codec(
     after = document_rates(codec, evaluation, None)
     (first, first_error), (second, second_error) = mean_and_error(before), mean_and_error(after)
     gap, error = gap_with_error(before, after)
-    symbols = codec.kept + getattr(codec.hyperparameters, "side_channels", 0)
+    symbols = codec.kept + getattr(codec.hyperparameters, "side_channels", 0) + bool(codec.levels)
     highest = -math.log2(LEAST_LIKELIHOOD) * symbols
     return {
         "training_bits_per_token": first,
@@ -110,7 +110,7 @@ def generalisation_of_codec(
             {"delta": delta, "samples": len(after), "slack": held_out_slack(after, highest, delta)}
             for delta in DELTAS
         ],
-        "pac": _pac(codec, complexity, highest, max(training.lengths)),
+        "pac": _pac(codec, complexity, highest, min(training.lengths)),
     }
 
 

@@ -22,7 +22,7 @@ def rate_complexity(
 
     Vector contraction (Maurer 2016, corollary 1): √2 L B √(kept / tokens) times `linear`, the upper
     bound √(tr K) / n of unit linear functionals of whole documents. `slope` L: bits of a token by a
-    unit of its latent; `analysis_norm` B: Frobenius norm of A; `tokens` in a document.
+    unit of its latent; `analysis_norm` B: Frobenius norm of A; `tokens` in the shortest document.
     """
     return math.sqrt(2 * kept / tokens) * slope * analysis_norm * linear
 

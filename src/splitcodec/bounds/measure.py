@@ -29,6 +29,7 @@ from splitcodec.codecs.registry import load_codec
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.errors import InputError
 from splitcodec.evaluation.bitstreams import check_fits
+from splitcodec.settings import changes_front
 from splitcodec.settings.measures import Bounds
 
 DISTORTIONS = tuple(float(value) for value in np.geomspace(1e-3, 1.0, 13))
@@ -93,6 +94,8 @@ def _codec_row(
 ) -> dict[str, Any]:
     codec, meaning = load_codec(directory)
     check_fits(codec, meaning, directory, activations)
+    if changes_front(meaning["mode"]):
+        raise InputError(f"{directory} changed the front, so that these are not its activations")
     if not isinstance(codec, TransformCodec):
         raise InputError(f"{directory} holds {codec.name}, which has no transform to bound")
     row = {"codec": meaning["name"], "lambda": meaning["lambda"], "seed": meaning["seed"]}

@@ -54,6 +54,9 @@ def extract(
         loaded.check_split(k)
     if loaded.blocks in split:
         raise SettingsError(f"split {loaded.blocks} leaves no block behind; it is stored as final")
+    partitions = [meaning["partition"] for meaning in inputs.values()]
+    if len(set(partitions)) < len(partitions):
+        raise SettingsError("two files of one partition would make the same store; give one")
     part = Shard.parse(shard) if shard else None
     places = {k: out / f"split{k}" for k in split}
     if final:

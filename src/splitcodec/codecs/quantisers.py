@@ -40,7 +40,7 @@ _COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 def _inflate(data: bytes, size: int) -> bytes:
     inflater = zlib.decompressobj()
     inflated = inflater.decompress(data, size + 1)
-    if not inflater.eof:
+    if not inflater.eof or inflater.unused_data:
         raise zlib.error("it does not end where it should")
     return inflated
 
@@ -49,7 +49,7 @@ def _unzstd(data: bytes, size: int) -> bytes:
     # The library takes as much memory as the stream says it needs, whatever limit it is given.
     if zstandard.frame_content_size(data) != size:
         raise zstandard.ZstdError("it holds another number of bytes than it should")
-    return zstandard.decompress(data)
+    return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
 
 
 _DECOMPRESS: dict[str, Callable[[bytes, int], bytes]] = {

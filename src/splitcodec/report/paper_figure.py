@@ -47,6 +47,8 @@ def draw_figure(
     elif kind == "time":
         figure = time_per_token(points, model, width)
     else:
+        if not bounds:
+            raise SettingsError(f"no bounds of {model}; let the experiment measure them")
         figure = bounds_by_rate(points, model, bounds, width)
     save_as(figure, out)
 
