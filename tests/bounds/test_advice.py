@@ -105,6 +105,12 @@ def test_the_rise_is_pooled_over_splits():
     assert error == pytest.approx(0.1 / math.sqrt(3), rel=0.01)
 
 
+def test_a_rate_of_nothing_is_no_error():
+    own = gaussian_split(3, 1e-3)
+    (line,) = advise([own], [quadratic(own)], 0.0045, Calibration(1.0, 0.1))
+    assert 0 <= line.bits_per_token < 1
+
+
 def test_latency_and_break_even_meet():
     line, devices = Advice(10, 1e-4, 500.0, 400.0, 600.0), Devices(1e6, 20.0, 1000.0)
     expected = 10 / 30 / 20 + 20 / 30 / 1000 + 500 / 1e6

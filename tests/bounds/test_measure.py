@@ -137,6 +137,13 @@ def test_codecs_of_another_model_and_empty_stores_are_refused(tmp_path):
         measure_bounds(activations, [], Bounds(), 0, evaluation=Activations(tmp_path / "n.parquet"))
 
 
+def test_a_front_that_learned_has_other_activations(tmp_path):
+    training = store(tmp_path / "training.parquet")
+    learned = save_for(klt(training, 1e-3), training, tmp_path / "codec", mode="end-to-end")
+    with pytest.raises(InputError, match="changed the front"):
+        measure_bounds(training, [learned], Bounds(), 0)
+
+
 def test_one_document_promises_nothing(tmp_path):
     activations = store(tmp_path / "a.parquet")
     folder = save_for(klt(activations, 0.1), activations, tmp_path / "klt", name="mine")

@@ -94,6 +94,13 @@ def test_a_split_out_of_range(extract, split):
     )
 
 
+def test_two_token_files_of_one_partition(run, world, out, tmp_path):
+    other = Path(shutil.copy(world.tokens("train"), tmp_path / "other.parquet"))
+    both = ["--tokens", world.tokens("train"), "--tokens", other]
+    flags = ["--model", world.model_directory, *both, "--split", 1, "--out", out]
+    assert "two files of one partition" in run("extract", *flags).complaint
+
+
 def test_a_split_that_leaves_nothing_behind_it(extract):
     assert "split 3 leaves no block behind" in extract(split=3).complaint
 

@@ -33,6 +33,14 @@ def round_trip(codec, values, lengths=LENGTHS):
     return codec.decompress(codec.compress(values, lengths), lengths)
 
 
+@pytest.mark.parametrize("coder", ["raw", "deflate", "zstd"])
+def test_nothing_may_follow_a_stream(coder):
+    codec = build("int4", coder)
+    streams = [stream + b"x" for stream in codec.compress(sample(), LENGTHS)]
+    with pytest.raises(BitstreamError):
+        codec.decompress(streams, LENGTHS)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5, 1e3])
 @pytest.mark.parametrize("name", INTEGERS)
 def test_errors_are_at_most_half_a_step(name, scale):

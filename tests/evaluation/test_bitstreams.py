@@ -114,9 +114,9 @@ def test_another_split_or_model_of_the_same_text_is_noticed(
     rows = [torch.zeros(length, 32) for length in stores.split.lengths]
     meaning = {key: stores.split.metadata[key] for key in ("split", "data_hash", "model_hash")}
     other = write_store(tmp_path / "other.parquet", rows, **{**meaning, **change})
-    with pytest.raises(InputError, match="made from other (splits|models) than"):
+    with pytest.raises(InputError, match=r"made from other (splits|models) than"):
         FileDecoder(bitstreams["fine", "ans"], [codecs["fine"]]).check_same_data(other)
-    with pytest.raises(InputError, match="made from other (splits|models) than"):
+    with pytest.raises(InputError, match=r"made from other (splits|models) than"):
         decode_to_store(bitstreams["fine", "ans"], codecs["fine"], other.path, tmp_path / "out")
 
 

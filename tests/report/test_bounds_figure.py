@@ -1,10 +1,12 @@
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from synthetic import MODEL, build, collect_points
 
+from splitcodec.errors import SettingsError
 from splitcodec.files import read_json
 from splitcodec.report.bounds_figure import (
     bounds_by_rate,
@@ -12,6 +14,7 @@ from splitcodec.report.bounds_figure import (
     draw_statistics,
     statistics_by_split,
 )
+from splitcodec.report.paper_figure import draw_figure
 from splitcodec.report.table import read_points
 
 
@@ -30,6 +33,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         low, high = correlation(first, second).pearson_interval
         inside += low < truth < high
     assert 0.91 < inside / 400 < 0.99
+
+
+def test_an_experiment_without_bounds_has_no_figure_of_them(results, tmp_path):
+    shutil.rmtree(results / "bounds")
+    with pytest.raises(SettingsError, match="no bounds of"):
+        draw_figure("bounds", results, tmp_path / "a.svg", None, None, None, 6.0)
 
 
 def test_few_splits_or_constants_have_none():
