@@ -42,6 +42,23 @@ def test_contexts_are_averaged_over_the_tokens_that_have_one(tmp_path, rows):
     torch.testing.assert_close(moments.context.cross, cross, rtol=1e-4, atol=1e-4)
 
 
+def test_contexts_of_uneven_channels_keep_their_small_differences(tmp_path):
+    """What is left after prediction may be a difference of nearly equal matrices."""
+    torch.manual_seed(0)
+    slow = torch.randn(400, 1).cumsum(0)
+    row = torch.cat([1e4 * slow, slow + 1e-3 * torch.randn(400, 1)], 1)
+    moments = moments_of(write_store(tmp_path / "a.parquet", [row.float()], patch=1), history=True)
+    exact = row.double() - moments.mean
+    earlier = exact[1:-1]  # a first token predicts none
+    expected = earlier.T @ earlier / 399
+    torch.testing.assert_close(
+        torch.linalg.det(moments.context.covariance[:2, :2]),
+        torch.linalg.det(expected),
+        rtol=1e-2,
+        atol=0,
+    )
+
+
 @pytest.mark.parametrize("batch", [1, 8])
 def test_of_pictures_each_token_deviates_from_the_mean_that_it_is_coded_about(
     tmp_path, rows, batch

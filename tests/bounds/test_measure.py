@@ -7,7 +7,7 @@ import torch
 from small_world import one_line, save_for, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations, ActivationWriter
-from splitcodec.bounds.codec import covariance_of_codec
+from splitcodec.bounds.codec import covariance_of_codec, highest_rate
 from splitcodec.bounds.covariance import covariance_bound
 from splitcodec.bounds.generalisation import held_out_slack
 from splitcodec.bounds.measure import measure_bounds
@@ -142,6 +142,27 @@ def test_a_front_that_learned_has_other_activations(tmp_path):
     learned = save_for(klt(training, 1e-3), training, tmp_path / "codec", mode="end-to-end")
     with pytest.raises(InputError, match="changed the front"):
         measure_bounds(training, [learned], Bounds(), 0)
+
+
+def test_the_complexity_is_that_of_the_shortest_sequence(tmp_path):
+    fresh, found = store(tmp_path / "fresh.parquet", seed=1), []
+    for last in (50, 2):
+        torch.manual_seed(0)
+        rows = [torch.randn(tokens, 6) for tokens in [50] * 19 + [last]]
+        training = write_store(tmp_path / f"{last}.parquet", rows, split=2, data_hash="mine")
+        folder = save_for(klt(training, 0.01), training, tmp_path / f"codec{last}")
+        report = measure_bounds(training, [folder], Bounds(rademacher_draws=10), 0, fresh)
+        found.append(report["covariance"]["codecs"][0]["generalisation"]["pac"][0]["complexity"])
+    assert found[1] == pytest.approx(5 * found[0], rel=0.2)
+
+
+def test_no_token_costs_more_than_the_highest_rate():
+    for levels in (0, 3):
+        codec = build_codec("klt", 6, {"levels": levels}, kept=1)
+        torch.nn.init.eye_(codec.analysis)
+        far = torch.full((1, 40, 6), 1e4)
+        bits = codec(far, torch.tensor([40])).bits
+        assert bits.max() <= highest_rate(codec) == 24 * (1 + bool(levels))
 
 
 def test_one_document_promises_nothing(tmp_path):

@@ -31,6 +31,8 @@ from splitcodec.training.divergence import compare_heads
 SHRINKAGE = KltHyperparameters().shrinkage
 LAMBDAS = tuple(float(value) for value in np.geomspace(2e-5, 5e-3, 5))
 """Nats a bit at which the divergence is probed."""
+_LEAST_RATE = 1e-9
+"""Bits a token that stand for none, of which there is no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,12 @@ def advise(
             )
             continue
         rate_weight = _weight_at(probed, wanted)
-        bits = max(calibration.correction * rate_at(own, rate_weight), 1e-9)
         # How the rate follows the divergence: between λ and λ · 1.2, as the probes say.
-        nearby = calibration.correction * rate_at(own, 1.2 * rate_weight)
-        slope = math.log(bits / max(nearby, 1e-9)) / math.log(1.2) / _elasticity(probed)
+        bits, nearby = (
+            max(calibration.correction * rate_at(own, weight), _LEAST_RATE)
+            for weight in (rate_weight, 1.2 * rate_weight)
+        )
+        slope = math.log(bits / nearby) / math.log(1.2) / _elasticity(probed)
         spread = math.exp(math.hypot(calibration.spread, slope * error / ratio))
         lines.append(Advice(own.split, rate_weight, bits, bits / spread, bits * spread))
     if not lines:

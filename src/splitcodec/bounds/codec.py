@@ -85,6 +85,12 @@ def document_rates(codec: TransformCodec, store: Activations, sequences: int | N
     return torch.tensor([sum(own) / len(own) for own in rates.values()], dtype=torch.float64)
 
 
+def highest_rate(codec: TransformCodec) -> float:
+    """Bits a token at most, M of the bounds: each symbol's are bounded, a level's too."""
+    symbols = codec.kept + getattr(codec.hyperparameters, "side_channels", 0) + bool(codec.levels)
+    return -math.log2(LEAST_LIKELIHOOD) * symbols
+
+
 def generalisation_of_codec(
     codec: TransformCodec,
     training: Activations,
@@ -97,8 +103,7 @@ def generalisation_of_codec(
     after = document_rates(codec, evaluation, None)
     (first, first_error), (second, second_error) = mean_and_error(before), mean_and_error(after)
     gap, error = gap_with_error(before, after)
-    symbols = codec.kept + getattr(codec.hyperparameters, "side_channels", 0) + bool(codec.levels)
-    highest = -math.log2(LEAST_LIKELIHOOD) * symbols
+    highest = highest_rate(codec)
     return {
         "training_bits_per_token": first,
         "training_standard_error": first_error,

@@ -95,7 +95,7 @@ def _codec_row(
     codec, meaning = load_codec(directory)
     check_fits(codec, meaning, directory, activations)
     if changes_front(meaning["mode"]):
-        raise InputError(f"{directory} changed the front, so that these are not its activations")
+        raise InputError(f"{directory} changed the front; choose a codec that left it as it was")
     if not isinstance(codec, TransformCodec):
         raise InputError(f"{directory} holds {codec.name}, which has no transform to bound")
     row = {"codec": meaning["name"], "lambda": meaning["lambda"], "seed": meaning["seed"]}

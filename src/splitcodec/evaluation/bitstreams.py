@@ -62,11 +62,6 @@ def check_fits(
             f"{directory} was made for split {meaning['split']}, {activations.path} is split "
             f"{activations.metadata['split']}"
         )
-    check_same_model(meaning, activations, directory)
-
-
-def check_same_model(meaning: dict[str, Any], activations: Activations, directory: Path) -> None:
-    """Raise InputError unless a codec was trained with the model that these tokens are for."""
     if meaning["model_hash"] != activations.metadata["model_hash"]:
         raise InputError(f"{directory} learned with another model than {activations.path} is of")
 
@@ -167,16 +162,10 @@ class FileDecoder:
 
     def check_same_data(self, activations: Activations) -> None:
         """Raise InputError unless the container was made from this store."""
-        _check_same_source(self.container.path, self.header, activations)
-        if self.container.lengths != activations.lengths:
+        check_fits(self.codec, self.meaning, self.directory, activations)
+        same_lengths = self.container.lengths == activations.lengths
+        if self.header.data_hash != activations.metadata["data_hash"] or not same_lengths:
             raise _other_data(self.container.path, activations)
-
-
-def _check_same_source(source: Path, header: Header, store: Activations) -> None:
-    """Raise InputError where model, split or text are another's: all have the same tokens."""
-    for key, what in {"data_hash": "data", "model_hash": "models", "split": "splits"}.items():
-        if getattr(header, key) != store.metadata[key]:
-            raise _other_data(source, store, what)
 
 
 def decode_to_store(
@@ -193,10 +182,12 @@ def decode_to_store(
     `model` is the original one, needed where the codec sends token ids.
     """
     source, header, chunks = _opened(bitstream)
-    codec, _, _ = codec_of(source, header, [codec_directory], model)
+    codec, learned, _ = codec_of(source, header, [codec_directory], model)
     original = Activations(tokens_from) if tokens_from else None
     if original:
-        _check_same_source(source, header, original)
+        check_fits(codec, learned, codec_directory, original)
+        if header.data_hash != original.metadata["data_hash"]:
+            raise _other_data(source, original)
     meaning = original.metadata if original else header.model_dump(include=set(_DATA))
     meaning = {**meaning, "decoded_from": source.name}
     most, first = max(1, min(_BATCH, _MOST_AT_ONCE // (header.longest * header.channels))), 0
@@ -287,7 +278,5 @@ def decode_chunks(
         ) from None
 
 
-def _other_data(source: Path, activations: Activations, what: str = "data") -> InputError:
-    return InputError(
-        f"{source} was made from other {what} than {activations.path}; encode it again"
-    )
+def _other_data(source: Path, activations: Activations) -> InputError:
+    return InputError(f"{source} was made from other data than {activations.path}; encode it again")

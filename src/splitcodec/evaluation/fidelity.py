@@ -17,7 +17,6 @@ from splitcodec.activations.store import Activations, Batch
 from splitcodec.errors import BitstreamError
 from splitcodec.evaluation.bitstreams import (
     FileDecoder,
-    check_same_model,
     model_of_codec,
     representation_of,
 )
@@ -68,7 +67,7 @@ def evaluate(
     groups = _by_codec([FileDecoder(path, codecs, model) for path in bitstreams])
     for decoder in (d for group in groups for d in group):
         decoder.check_same_data(activations)
-    models = [_model_of(group[0], model, activations) for group in groups]
+    models = [model_of_codec(model, own.directory, own.meaning) for own, *_ in groups]
     sums = [Sums() for _ in groups]
     bits, documents = np.zeros(len(groups)), []
     split = activations.metadata["split"]
@@ -140,11 +139,6 @@ def _parts_of_head(model: SplitModel, states: Tensor) -> Iterator[tuple[Tensor, 
     for part in model.head_in_parts(states, _RANKED_AT_ONCE):
         yield torch.arange(first, first + part.shape[1], device=part.device), part
         first += part.shape[1]
-
-
-def _model_of(decoder: FileDecoder, model: SplitModel, activations: Activations) -> SplitModel:
-    check_same_model(decoder.meaning, activations, decoder.directory)
-    return model_of_codec(model, decoder.directory, decoder.meaning)
 
 
 def _by_codec(decoders: list[FileDecoder]) -> list[list[FileDecoder]]:

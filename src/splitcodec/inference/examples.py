@@ -24,7 +24,7 @@ from splitcodec.codecs.base import Codec, Estimate
 from splitcodec.codecs.registry import load_codec
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.evaluation.bitstreams import (
-    check_same_model,
+    check_fits,
     model_of_codec,
     representation_of,
 )
@@ -50,8 +50,7 @@ def examples(
 ) -> dict[str, Any]:
     """All of it for the codec of a directory; `model` is the original one."""
     codec, meaning = load_codec(directory)
-    check_same_model(meaning, activations, directory)
-    activations.check_split(meaning["split"])
+    check_fits(codec, meaning, directory, activations)
     codec.attach(model.embedding.float().cpu())
     changed = model_of_codec(model, directory, meaning)
     rows = spread_evenly(len(activations), extent.sequences)
