@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from splitcodec.activations.extraction import extract
-from splitcodec.activations.store import Activations
+from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.files import sha256_of_file
 
@@ -80,6 +80,21 @@ def test_an_error_spares_the_files_of_an_earlier_run(world, tmp_path, monkeypatc
         extract(world.model, world.tokens("train"), {1: out}, torch.float16, batch_sequences=4)
     assert out.read_text() == "of an earlier run"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_store_that_cannot_be_finished_leaves_none_of_the_others(world, tmp_path, monkeypatch):
+    finish = ActivationWriter.__exit__
+
+    def full(writer, *error):
+        finish(writer, *error)
+        if writer._schema.metadata and b'"split": 1' in writer._schema.metadata[b"splitcodec"]:
+            raise OSError("no space left on the disk")
+
+    monkeypatch.setattr(ActivationWriter, "__exit__", full)
+    outputs = {split: tmp_path / f"{split}.parquet" for split in (1, 2)}
+    with pytest.raises(OSError, match="no space"):
+        extract(world.model, world.tokens("validation"), outputs, torch.float16, batch_sequences=4)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("split", [0, 4])

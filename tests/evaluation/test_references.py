@@ -44,7 +44,7 @@ def test_rates_count_every_token():
     train = [draw(300, 40, seed) for seed in range(9)]
     evaluation = [draw(300, size, 50 + size) for size in (30, 16, 48)]
     tables = TokenTable(["a"] * 9, train, {}), TokenTable(["x", "y", "x"], evaluation, {})
-    rates = token_rates(*tables, vocabulary=300, cross_entropy=2.0, ranks=torch.tensor([1, 1]))
+    rates = token_rates(*tables, vocabulary=300, cross_entropy=2.0, ranks=torch.full((2,), 1e9))
     stream = code_unigram(train, np.concatenate(evaluation), 300)
     assert rates == {
         "vocabulary": 300,
@@ -84,7 +84,7 @@ def test_ranks_are_those_of_the_sorted_logits(world):
 
 
 def test_shannons_bounds_enclose_the_entropy():
-    uniform = torch.full((8,), 100)
+    uniform = torch.full((8,), 1e9)
     assert ranks_entropy(uniform) == pytest.approx((3.0, 3.0))
     # the true distribution after each context, in order: its entropy lies between
     shares = torch.tensor([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]]).double()
@@ -92,3 +92,13 @@ def test_shannons_bounds_enclose_the_entropy():
     low, high = ranks_entropy(1e6 * shares.mean(0))
     assert low < entropy < high
     assert ranks_entropy(torch.tensor([9, 0, 0])) == pytest.approx((0.0, 0.0))
+
+
+def test_few_tokens_bias_neither_bound():
+    shares = torch.tensor(0.9) ** torch.arange(100)
+    limits = torch.tensor(ranks_entropy(1e9 * shares))
+    drawn = torch.distributions.Multinomial(1000, probs=shares)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = torch.tensor([ranks_entropy(counts) for counts in drawn.sample((200,))])
+    torch.testing.assert_close(found.mean(0), limits, atol=0.02, rtol=0)

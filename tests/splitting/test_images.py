@@ -12,7 +12,7 @@ from transformers import (
     ViTConfig,
 )
 
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import ArchitectureError, InputError, SettingsError
 from splitcodec.splitting import efficientnet_lite
 from splitcodec.splitting.changes import back_modules
 from splitcodec.splitting.images import SplitImageModel
@@ -150,6 +150,12 @@ def test_what_a_directory_holds_is_loaded(name, tmp_path):
     expected = outputs(model)
     loaded.patch = 1
     assert torch.equal(loaded.back(loaded.front(PIXELS, 1), 1), expected)
+
+
+def test_encoders_of_feature_maps_are_refused():
+    encoder = AutoModel.from_config(CLASSIFIERS["resnet"])
+    with pytest.raises(ArchitectureError, match="choose a classifier"):
+        SplitImageModel(encoder)
 
 
 def test_text_is_not_for_image_models():

@@ -42,16 +42,15 @@ def extract(
         meaning["shard"] = str(shard)
         starts = starts[shard.share(len(starts))]
     with ExitStack() as stack:
+        # Left in the opposite order: no store takes its place before all of them are written.
+        places = {split: stack.enter_context(atomic_path(path)) for split, path in outputs.items()}
         writers = {
             split: stack.enter_context(
                 ActivationWriter(
-                    stack.enter_context(atomic_path(path)),
-                    model.channels_at(split),
-                    dtype,
-                    {**meaning, "split": split},
+                    place, model.channels_at(split), dtype, {**meaning, "split": split}
                 )
             )
-            for split, path in outputs.items()
+            for split, place in places.items()
         }
         for start in progress(starts, "extracting"):
             _write_batch(model, table, chosen[start : start + batch_sequences], writers)

@@ -76,11 +76,13 @@ def ranks_entropy(ranks: Tensor) -> tuple[float, float]:
     """Shannon's bounds (1951, eq. 17) on the entropy of a text in bits a token, low and high.
 
     ranks (vocabulary,): how often the true token was the predictor's r-th guess. The upper bound
-    holds for any predictor; the lower one assumes the guesses in the order of true probability.
+    holds for any predictor, and has Miller and Madow's correction (1955), as shares of few tokens
+    have too small an entropy; the lower one assumes the guesses in the order of true probability.
     """
-    shares = (ranks.double() / ranks.sum()).sort(descending=True).values
-    numbers = torch.arange(1, len(shares) + 1, dtype=torch.float64)
-    steps = shares - torch.cat([shares[1:], shares.new_zeros(1)])
-    low = float((numbers * steps * numbers.log2()).sum())
+    tokens = ranks.sum().double()
+    shares = ranks.double() / tokens
+    numbers = torch.arange(len(shares) + 1, dtype=torch.float64)
+    low = float((shares * torch.special.xlogy(numbers, numbers).diff()).sum()) / math.log(2)
     seen = shares[shares > 0]
-    return low, float(-(seen * seen.log2()).sum())
+    high = -(seen * seen.log2()).sum() + (len(seen) - 1) / (2 * tokens * math.log(2))
+    return low, float(high)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from splitcodec.errors import InputError, SettingsError
+from splitcodec.errors import ArchitectureError, InputError, SettingsError
 from splitcodec.files import read_json
 from splitcodec.pretrained import read_pretrained
 from splitcodec.splitting.layouts import ImageLayout
@@ -41,6 +41,11 @@ class SplitImageModel(SplitModel):
         super().__init__(model)
         self.patch = patch
         self.predicts = "labels" if _classifies(type(model).__name__) else "features"
+        if self.predicts == "features" and self._layout.maps:
+            raise ArchitectureError(
+                f"the features of a {type(model).__name__} are a map, not one a token; choose a "
+                "classifier of its kind"
+            )
         base = model.base_model
         self._prefix = "" if base is model else f"{model.base_model_prefix}."
 
