@@ -11,6 +11,7 @@ from splitcodec.bounds.codec import covariance_of_codec, highest_rate
 from splitcodec.bounds.covariance import covariance_bound
 from splitcodec.bounds.generalisation import held_out_slack
 from splitcodec.bounds.measure import measure_bounds
+from splitcodec.bounds.rate_distortion import gaussian_rate
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
 from splitcodec.codecs.registry import build_codec
@@ -243,3 +244,19 @@ def test_the_rate_distortion_functions_enclose_a_gaussian_source(everything):
     first, *_, last = everything["rate_distortion"]
     assert first["gaussian_bits_per_token"] > last["gaussian_bits_per_token"]
     assert first["shannon_bits_per_token"] == pytest.approx(first["gaussian_bits_per_token"], abs=1)
+
+
+def test_the_rate_distortion_function_is_in_the_metric_of_the_sensitivity(tmp_path):
+    """Also where that spans decades."""
+    sensitivity = torch.logspace(1, -2, 6, dtype=torch.float64)
+    report = measure_bounds(
+        store(tmp_path / "a.parquet", tokens=500),
+        [],
+        Bounds(rademacher_draws=10),
+        0,
+        sensitivity=sensitivity.diag(),
+    )
+    variances = sensitivity * torch.logspace(2, -2, 6).double()
+    for row in report["rate_distortion"]:
+        expected = gaussian_rate(variances, row["distortion"]).bits_per_token
+        assert row["gaussian_bits_per_token"] == pytest.approx(expected, rel=0.01, abs=0.2)

@@ -23,7 +23,6 @@ from splitcodec.bounds.rate_distortion import (
     independent_entropy,
     shannon_lower_bound,
 )
-from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import whitened_transform
 from splitcodec.codecs.registry import load_codec
 from splitcodec.codecs.transform import TransformCodec
@@ -35,6 +34,8 @@ from splitcodec.settings.measures import Bounds
 DISTORTIONS = tuple(float(value) for value in np.geomspace(1e-3, 1.0, 13))
 """Nats a token at which the rate-distortion functions are given."""
 _SAMPLE = 8192
+_RIDGE = 1e-3
+"""Of the mean of G, on its diagonal: enough to invert it, and little of the metric."""
 
 
 def measure_bounds(
@@ -133,8 +134,7 @@ def _rate_distortion(
     activations: Activations, moments: Moments, sensitivity: Tensor, seed: int
 ) -> list[dict[str, float]]:
     """Gaussian R(D) and Shannon's lower bound of tokens by themselves, at each distortion."""
-    shrinkage = KltHyperparameters().shrinkage
-    forward, _ = whitened_transform(moments.covariance, sensitivity, shrinkage)
+    forward, _ = whitened_transform(moments.covariance, sensitivity, _RIDGE)
     variances = (forward @ moments.covariance * forward).sum(1).clamp_min(0)
     values = sample_tokens(activations, _SAMPLE, seed).values.double()
     entropy, error = independent_entropy((values - moments.mean) @ forward.T)
