@@ -35,6 +35,26 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert 0.91 < inside / 400 < 0.99
 
 
+@pytest.mark.parametrize("neighbours", [0.5, 0.9])
+def test_intervals_cover_the_truth_where_neighbouring_splits_are_alike(neighbours):
+    generator, count, inside = np.random.default_rng(0), 29, 0
+    for _ in range(400):
+        drawn = generator.normal(size=(count, 2))
+        for split in range(1, count):
+            fresh = math.sqrt(1 - neighbours**2) * drawn[split]
+            drawn[split] = neighbours * drawn[split - 1] + fresh
+        limits = correlation(*drawn.T).pearson_interval
+        inside += limits is None or limits[0] < 0 < limits[1]
+    assert 0.91 < inside / 400 < 0.99  # 0.60 were 29 splits taken as independent, at 0.9
+
+
+def test_what_lies_on_a_line_has_no_interval():
+    zigzag = np.array([0.0, 5.0, 1.0, 4.0, 2.0, 3.0])
+    found = correlation(zigzag, 2 * zigzag)
+    assert found.pearson == pytest.approx(1)
+    assert (found.pearson_interval, found.spearman_interval) == (None, None)
+
+
 def test_an_experiment_without_bounds_has_no_figure_of_them(results, tmp_path):
     shutil.rmtree(results / "bounds")
     with pytest.raises(SettingsError, match="no bounds of"):
@@ -44,6 +64,10 @@ def test_an_experiment_without_bounds_has_no_figure_of_them(results, tmp_path):
 def test_few_splits_or_constants_have_none():
     assert correlation(np.arange(3.0), np.arange(3.0)) is None
     assert correlation(np.ones(5), np.arange(5.0)) is None
+    flat = pd.DataFrame({"split": range(5), "rate": np.arange(5.0)})
+    flat = flat.assign(bound=1.0, other=1.0)
+    for table, said in ((flat, "constant: no correlation"), (flat[:3], "fewer than 4 splits")):
+        assert draw_statistics(table, "bits").axes[0].get_title() == said
 
 
 def test_the_figure_has_a_point_a_split(tmp_path):

@@ -1,6 +1,7 @@
 """Bounds against the rate, split by split, and how they correlate: as the paper draws them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata
 
 from splitcodec.report.curves import Curve, curves_of, rate_at_level
 from splitcodec.report.figures import INCREASE
@@ -34,36 +35,64 @@ _FEWEST = 4
 """With fewer splits a correlation has no interval."""
 
 
+Interval = tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson and Spearman coefficients with 95 % intervals (low, high), over `count` splits."""
+    """Pearson and Spearman coefficients with 95 % intervals (low, high), over `count` splits.
+
+    No interval where splits are too alike to tell, or where all lie on one line.
+    """
 
     count: int
     pearson: float
-    pearson_interval: tuple[float, float]
+    pearson_interval: Interval
     spearman: float
-    spearman_interval: tuple[float, float]
+    spearman_interval: Interval
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> Correlation | None:
-    """Of two statistics by split; None for fewer than four splits or a constant statistic.
+    """Of two statistics in the order of splits; None for fewer than four or a constant statistic.
 
-    Intervals by Fisher's transform; Spearman's with the variance of Bonett and Wright (2000).
+    Intervals by Fisher's transform, Spearman's with the variance of Bonett and Wright (2000), from
+    as many splits as count: neighbours are alike.
     """
-    count = len(first)
-    if count < _FEWEST or np.ptp(first) == 0 or np.ptp(second) == 0:
+    first, second = np.asarray(first), np.asarray(second)
+    if len(first) < _FEWEST or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    linear, ranked = float(pearsonr(first, second)[0]), float(spearmanr(first, second)[0])
-    error = 1 / math.sqrt(count - 3)
-    wider = error * math.sqrt(1 + ranked**2 / 2)
-    return Correlation(count, linear, _fisher(linear, error), ranked, _fisher(ranked, wider))
+    linear, likely = _coefficient(first, second, lambda _: 1.0)
+    ranked, rank_wise = _coefficient(
+        rankdata(first), rankdata(second), lambda r: math.sqrt(1 + r**2 / 2)
+    )
+    return Correlation(len(first), linear, likely, ranked, rank_wise)
 
 
-def _fisher(coefficient: float, error: float) -> tuple[float, float]:
-    if abs(coefficient) >= 1:
-        return coefficient, coefficient
-    middle = math.atanh(coefficient)
-    return math.tanh(middle - 1.96 * error), math.tanh(middle + 1.96 * error)
+def _coefficient(
+    first: np.ndarray, second: np.ndarray, factor: Callable[[float], float]
+) -> tuple[float, Interval]:
+    """Pearson's coefficient and its interval, whose width is `factor` times Fisher's."""
+    found, count = float(pearsonr(first, second)[0]), effective_count(first, second)
+    if count <= _FEWEST - 1 or math.isclose(abs(found), 1):
+        return found, None
+    reach = 1.96 * factor(found) / math.sqrt(count - 3)
+    middle = math.atanh(found)
+    return found, (math.tanh(middle - reach), math.tanh(middle + reach))
+
+
+def effective_count(first: np.ndarray, second: np.ndarray) -> float:
+    """How many independent pairs correlate as surely as these, at most their number.
+
+    n (1 − r₁ r₂) / (1 + r₁ r₂) with the autocorrelation of neighbours in each (Bartlett 1946;
+    Bretherton et al. 1999).
+    """
+    both = _autocorrelation(first) * _autocorrelation(second)
+    return len(first) * min(1.0, (1 - both) / (1 + both))
+
+
+def _autocorrelation(values: np.ndarray) -> float:
+    deviation = values - values.mean()
+    return float((deviation[1:] * deviation[:-1]).sum() / np.square(deviation).sum())
 
 
 def statistics_by_split(
@@ -131,7 +160,7 @@ def draw_statistics(table: pd.DataFrame, rate: str, width: float = WIDTH) -> Fig
             axes.plot(rows[name], rows["rate"], "o-", color=INK, markersize=3.5, linewidth=0.4)
             axes.set(xlabel=name)
             axes.margins(0.15)
-            axes.set_title(_say(correlation(rows[name], rows["rate"])), fontsize=7)
+            axes.set_title(_say(rows[name], rows["rate"]), fontsize=7)
         if table["rate"].isna().all():
             panels[0].set_yticks([])
         panels[0].set_ylabel(f"{CODEC}: {rate}")
@@ -159,11 +188,14 @@ def _number(axes: Axes, splits: pd.Series, points: np.ndarray) -> None:
                 break
 
 
-def _say(found: Correlation | None) -> str:
+def _say(first: pd.Series, second: pd.Series) -> str:
+    found = correlation(first, second)
     if found is None:
-        return f"fewer than {_FEWEST} splits"
-    (low, high), (least, most) = found.pearson_interval, found.spearman_interval
-    return (
-        f"Pearson {found.pearson:.2f} [{low:.2f}, {high:.2f}]\n"
-        f"Spearman {found.spearman:.2f} [{least:.2f}, {most:.2f}]"
-    )
+        few = len(first) < _FEWEST
+        return f"fewer than {_FEWEST} splits" if few else "constant: no correlation"
+    pearson, spearman = map(_interval, (found.pearson_interval, found.spearman_interval))
+    return f"Pearson {found.pearson:.2f}{pearson}\nSpearman {found.spearman:.2f}{spearman}"
+
+
+def _interval(limits: Interval) -> str:
+    return f" [{limits[0]:.2f}, {limits[1]:.2f}]" if limits else ""
