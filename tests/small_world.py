@@ -95,14 +95,18 @@ def write_texts(folder: Path) -> None:
 
 
 def write_store(
-    path: Path, sequences: list[torch.Tensor], dtype: torch.dtype = torch.float32, **meaning
+    path: Path,
+    sequences: list[torch.Tensor],
+    dtype: torch.dtype = torch.float32,
+    a_document: int = 1,
+    **meaning,
 ) -> Activations:
-    """A store of given representations, each (tokens, channels)."""
+    """A store of given representations, each (tokens, channels), `a_document` in each document."""
     known = dict(model="m", model_hash="h", data_hash="d", split=1, partition="train")
     channels = sequences[0].shape[1]
     with ActivationWriter(path, channels, dtype, known | meaning) as writer:
         for row, values in enumerate(sequences):
-            writer.write(f"document{row}", row, torch.arange(len(values)), values)
+            writer.write(f"document{row // a_document}", row, torch.arange(len(values)), values)
     return Activations(path)
 
 

@@ -157,6 +157,20 @@ def test_the_complexity_is_that_of_the_shortest_sequence(tmp_path):
     assert found[1] == pytest.approx(5 * found[0], rel=0.2)
 
 
+def test_sequences_of_one_document_are_one_sample(tmp_path):
+    fresh, found = store(tmp_path / "fresh.parquet", seed=1), []
+    torch.manual_seed(0)
+    rows = [torch.randn(50, 6) for _ in range(20)]
+    for several in (1, 4):
+        path = tmp_path / f"{several}.parquet"
+        training = write_store(path, rows, a_document=several, split=2, data_hash="mine")
+        folder = save_for(klt(training, 0.01), training, tmp_path / f"codec{several}")
+        report = measure_bounds(training, [folder], Bounds(rademacher_draws=10), 0, fresh)
+        found.append(report["covariance"]["codecs"][0]["generalisation"]["pac"][0])
+    assert [row["samples"] for row in found] == [20, 5]
+    assert found[1]["complexity"] == pytest.approx(4 * found[0]["complexity"])
+
+
 def test_no_token_costs_more_than_the_highest_rate():
     for levels in (0, 3):
         codec = build_codec("klt", 6, {"levels": levels}, kept=1)

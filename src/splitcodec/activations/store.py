@@ -189,17 +189,25 @@ class Activations:
         for start in range(0, len(order), size):
             yield self.read(order[start : start + size])
 
+    def documents(self, sequences: Sequence[int]) -> list[str]:
+        """The document of each of the named sequences, without their values."""
+        tables = (read_columns(self.path, self._file, ["document"], int(i)) for i in sequences)
+        return [self._document_of(table) for table in tables]
+
     def _read_one(self, sequence: int) -> tuple[str, Tensor, Tensor]:
         columns = ["document", "token", "representation"]
         table = read_columns(self.path, self._file, columns, sequence)
         values = table.column("representation").combine_chunks().buffers()[1]
         representation = torch.frombuffer(bytearray(values), dtype=self._dtype)
         tokens = torch.from_numpy(table.column("token").to_numpy().astype(np.int64))
+        values = representation.view(len(tokens), self.channels).float()
+        return self._document_of(table), tokens, values
+
+    def _document_of(self, table: pa.Table) -> str:
         try:
-            document = table.column("document")[0].as_py()
+            return table.column("document")[0].as_py()
         except pa.ArrowException as error:
             raise damaged(self.path, error) from None
-        return document, tokens, representation.view(len(tokens), self.channels).float()
 
 
 def _pad(rows: list[Tensor]) -> Tensor:

@@ -115,27 +115,32 @@ def generalisation_of_codec(
             {"delta": delta, "samples": len(after), "slack": held_out_slack(after, highest, delta)}
             for delta in DELTAS
         ],
-        "pac": _pac(codec, complexity, highest, min(training.lengths)),
+        "pac": _pac(codec, complexity, highest, training),
     }
 
 
 def _pac(
-    codec: TransformCodec, complexity: Rademacher, highest: float, tokens: int
+    codec: TransformCodec, complexity: Rademacher, highest: float, training: Activations
 ) -> list[dict[str, float]]:
     """Of the closed form, whose class is that of all analysis transforms of no larger norm.
 
-    At the samples there are, and at 10 and 1,000 times as many, where the complexity falls with
-    their root. Empty for codecs whose networks have no complexity that says anything.
+    Samples are documents, which are independent, unlike the sequences of one. At those that
+    there are, and at 10 and 1,000 times as many, where the complexity falls with their root. Empty
+    for codecs whose networks have no complexity that says anything.
     """
     if not isinstance(codec, Klt) or codec.sends_tokens or codec.kept == 0:
         return []
     slope = float(gaussian_slope(codec.scales()).norm())
     norm = float(codec.analysis.norm())
+    sequences = complexity.samples
+    documents = len(set(training.documents(spread_evenly(len(training), sequences))))
+    # Documents as vectors of all their sequences have the same trace of the Gram matrix.
+    upper = complexity.upper * sequences / documents
     rows = []
     for factor in (1, 10, 1000):
-        linear = complexity.upper / factor**0.5
-        own = rate_complexity(linear, slope, norm, codec.kept, tokens)
-        samples = factor * complexity.samples
+        linear = upper / factor**0.5
+        own = rate_complexity(linear, slope, norm, codec.kept, min(training.lengths))
+        samples = factor * documents
         for delta in DELTAS:
             slack = pac_slack(own, highest, samples, delta)
             rows.append({"delta": delta, "samples": samples, "complexity": own, "slack": slack})
