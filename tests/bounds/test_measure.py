@@ -8,9 +8,10 @@ from small_world import one_line, save_for, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations, ActivationWriter
 from splitcodec.bounds.codec import covariance_of_codec, highest_rate
-from splitcodec.bounds.covariance import covariance_bound
+from splitcodec.bounds.covariance import covariance_bound, shrunk_bound
 from splitcodec.bounds.generalisation import held_out_slack
 from splitcodec.bounds.measure import measure_bounds
+from splitcodec.bounds.rademacher import gram_matrix
 from splitcodec.bounds.rate_distortion import gaussian_rate
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
@@ -155,6 +156,17 @@ def test_the_complexity_is_that_of_the_shortest_sequence(tmp_path):
         report = measure_bounds(training, [folder], Bounds(rademacher_draws=10), 0, fresh)
         found.append(report["covariance"]["codecs"][0]["generalisation"]["pac"][0]["complexity"])
     assert found[1] == pytest.approx(5 * found[0], rel=0.2)
+
+
+def test_the_bits_of_sequences_are_divided_by_their_mean_length(tmp_path):
+    torch.manual_seed(0)
+    rows = [torch.randn(tokens, 6) for tokens in (50, 2) * 10]
+    activations = write_store(tmp_path / "a.parquet", rows)
+    gram = gram_matrix(activations, moments_of(activations).mean)
+    of_vectors = shrunk_bound(torch.linalg.eigvalsh(gram) / 20, 300, 20)
+    found = measure_bounds(activations, [], Bounds(rademacher_draws=10), 0)["covariance"]
+    bits = found["whole_sequence"]["bits_per_token"]
+    assert bits == pytest.approx(of_vectors.bits_per_token / 26)
 
 
 def test_sequences_of_one_document_are_one_sample(tmp_path):

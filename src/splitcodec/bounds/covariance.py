@@ -64,14 +64,14 @@ def _log_determinant(matrix: Tensor) -> LogDeterminant:
 
 
 def shrunk_bound(
-    spectrum: Tensor, dimensions: int, samples: int, tokens: int = 1
+    spectrum: Tensor, dimensions: int, samples: int, tokens: float = 1
 ) -> CovarianceBound:
     """The bound from a sample covariance shrunk towards a multiple of I, where samples are few.
 
     spectrum (k,): eigenvalues of the sample covariance, of which the other `dimensions` - k are
     zero: those of the Gram matrix divided by the samples are enough. Shrinkage is oracle
-    approximating (Chen, Wiesel, Eldar and Hero 2010, eq. 23). A sample holds `tokens` tokens. The
-    error is that of the delta method for Gaussian data, given the shrinkage.
+    approximating (Chen, Wiesel, Eldar and Hero 2010, eq. 23). A sample holds `tokens` tokens on
+    average. The error is that of the delta method for Gaussian data, given the shrinkage.
     """
     values = spectrum.double().clamp_min(0)
     trace, energy, missing = values.sum(), values.square().sum(), dimensions - len(values)

@@ -125,9 +125,9 @@ def _check_held_out(training: Activations, evaluation: Activations) -> None:
 
 def _sequence_bound(gram: Tensor, activations: Activations) -> Any:
     """Of whole sequences as single vectors, the paper's: exact by the Gram matrix, shrunk."""
-    samples, tokens = len(gram), max(activations.lengths)
-    spectrum = torch.linalg.eigvalsh(gram) / samples
-    return shrunk_bound(spectrum, tokens * activations.channels, samples, tokens)
+    dimensions = max(activations.lengths) * activations.channels
+    spectrum = torch.linalg.eigvalsh(gram) / len(gram)
+    return shrunk_bound(spectrum, dimensions, len(gram), activations.tokens / len(activations))
 
 
 def _rate_distortion(
