@@ -18,12 +18,9 @@ from scipy.special import digamma
 from torch import Tensor
 
 from splitcodec.activations.moments import Moments
-from splitcodec.bounds.lanczos import LogDeterminant, log_determinant
 
 NOISE = 1 / 12
 """Variance of rounding to integers."""
-FACTORED = 8192
-"""Channels at most of a covariance that is factored."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +43,13 @@ def covariance_bound(covariance: Tensor, tokens: int, regressors: int = 0) -> Co
     dimensions, free = len(covariance), tokens - regressors
     if free <= dimensions:
         return CovarianceBound(math.inf, math.inf)
-    noisy = covariance.double() + NOISE * torch.eye(dimensions, dtype=torch.float64)
-    found = _log_determinant(noisy)
-    nats = dimensions * math.log(2 * math.pi * math.e) + found.value
+    values = torch.linalg.eigvalsh(covariance.double()).clamp_min(0) + NOISE
+    nats = float((2 * math.pi * math.e * values).log().sum())
     degrees = torch.arange(free - dimensions, free, dtype=torch.float64)
     bias = float((digamma(degrees.numpy() / 2) - math.log(tokens / 2)).sum())
     variance = -2 * math.log1p(-dimensions / free)
-    error = math.hypot(math.sqrt(variance), found.standard_error)
-    return CovarianceBound(0.5 * (nats - bias) / math.log(2), 0.5 * error / math.log(2))
-
-
-def _log_determinant(matrix: Tensor) -> LogDeterminant:
-    """Exact, or by Lanczos quadrature where a matrix is too large to be factored in seconds."""
-    if len(matrix) > FACTORED:
-        return log_determinant(lambda vectors: matrix @ vectors, len(matrix))
-    return LogDeterminant(float(torch.logdet(matrix)), 0.0)
+    bits = 0.5 / math.log(2)
+    return CovarianceBound(bits * (nats - bias), bits * math.sqrt(variance))
 
 
 def shrunk_bound(
