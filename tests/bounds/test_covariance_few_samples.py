@@ -89,6 +89,17 @@ def test_the_token_before_saves_what_it_tells(tmp_path, memory):
     assert alone.bits_per_token - given.bits_per_token == pytest.approx(saved, abs=errors)
 
 
+def test_a_token_before_below_the_rounding_fits_nothing(tmp_path):
+    torch.manual_seed(0)
+    variances = torch.logspace(2, -4, 64).double()
+    rows = [torch.randn(11, 64) * variances.sqrt() for _ in range(40)]
+    moments = moments_of(write_store(tmp_path / "a.parquet", rows), history=True)
+    given = bound_given_previous(moments)
+    assert given.bits_per_token == pytest.approx(
+        exact(variances.diag()), abs=1 + 3 * given.standard_error
+    )
+
+
 def test_residuals_of_few_tokens_are_corrected_for_what_was_fitted():
     values = []
     tokens, regressors, channels = 60, 10, 6

@@ -34,22 +34,29 @@ class CovarianceBound:
 def covariance_bound(covariance: Tensor, tokens: int, regressors: int = 0) -> CovarianceBound:
     """The bound for rounded vectors whose sample covariance (d, d) comes from `tokens` samples.
 
-    The determinant of a sample covariance is too small on average; the correction and the
-    standard error are those of Cai, Liang and Zhou (2015, theorem 1), exact for Gaussian data.
-    `regressors` is how many values predicted each vector, when `covariance` is of residuals: each
-    takes a degree of freedom. With tokens ≤ d + regressors this correction does not exist and the
-    result is infinite; see `shrunk_bound`.
+    The determinant of a sample covariance is too small on average. Correction and standard error
+    are Cai, Liang and Zhou's (2015, theorem 1) for as many dimensions as stand out of the rounding,
+    which is known and needs none: Σ λ / (λ + 1/12) over the eigenvalues λ, and Σ of its squares in
+    the error. `regressors` is how many values predicted each vector, when `covariance` is of
+    residuals: each takes a degree of freedom. With tokens ≤ d + regressors a sample covariance is
+    singular and the result is infinite; see `shrunk_bound`.
     """
-    dimensions, free = len(covariance), tokens - regressors
-    if free <= dimensions:
+    free = tokens - regressors
+    if free <= len(covariance):
         return CovarianceBound(math.inf, math.inf)
-    values = torch.linalg.eigvalsh(covariance.double()).clamp_min(0) + NOISE
-    nats = float((2 * math.pi * math.e * values).log().sum())
-    degrees = torch.arange(free - dimensions, free, dtype=torch.float64)
+    noisy, shares = _above_rounding(covariance)
+    nats = float((2 * math.pi * math.e * noisy).log().sum())
+    degrees = torch.arange(free - round(float(shares.sum())), free, dtype=torch.float64)
     bias = float((digamma(degrees.numpy() / 2) - math.log(tokens / 2)).sum())
-    variance = -2 * math.log1p(-dimensions / free)
+    variance = -2 * math.log1p(-float(shares.square().sum()) / free)
     bits = 0.5 / math.log(2)
     return CovarianceBound(bits * (nats - bias), bits * math.sqrt(variance))
+
+
+def _above_rounding(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues with the variance of rounding, and the share in them that is not rounding."""
+    values = torch.linalg.eigvalsh(covariance.double()).clamp_min(0)
+    return values + NOISE, values / (values + NOISE)
 
 
 def shrunk_bound(
@@ -92,10 +99,11 @@ def bound_given_previous(moments: Moments) -> CovarianceBound:
     """
     context, channels = moments.context, len(moments.mean)
     known = context.covariance[:channels, :channels]
+    regressors = round(float(_above_rounding(known)[1].sum()))
     known = known + NOISE * torch.eye(channels, dtype=torch.float64)
     cross = context.cross[:, :channels]
     residual = moments.covariance - cross @ torch.linalg.solve(known, cross.T)
-    return covariance_bound(residual, moments.tokens, channels)
+    return covariance_bound(residual, moments.tokens, regressors)
 
 
 def latent_covariance(covariance: Tensor, analysis: Tensor) -> Tensor:
