@@ -7,9 +7,10 @@ import torch
 from small_world import one_line, save_for, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.activations.store import Activations, ActivationWriter
-from splitcodec.bounds.codec import covariance_of_codec, highest_rate
+from splitcodec.bounds.codec import covariance_of_codec, highest_rate, lipschitz_of_codec
 from splitcodec.bounds.covariance import covariance_bound, shrunk_bound
 from splitcodec.bounds.generalisation import held_out_slack
+from splitcodec.bounds.lipschitz import certified_bound
 from splitcodec.bounds.measure import measure_bounds
 from splitcodec.bounds.rademacher import gram_matrix
 from splitcodec.bounds.rate_distortion import gaussian_rate
@@ -261,6 +262,17 @@ def test_the_spectral_norm_is_bits_by_a_unit_of_the_representation(everything):
     assert found["spectral_norm"] > 0
     assert found["relative_change"] < 0.1
     assert found["prediction_certified"] is None
+
+
+def test_what_is_certified_holds_for_the_longest_sequences(tmp_path):
+    codec, found = build_codec("direct-access", 6, {"width": 16}, kept=6), []
+    torch.nn.init.eye_(codec.prediction[-1].weight)
+    for tokens in (64, 400):
+        rows = [torch.randn(tokens, 6), torch.randn(9, 6)]
+        activations = write_store(tmp_path / f"{tokens}.parquet", rows)
+        found.append(lipschitz_of_codec(codec, activations)["prediction_certified"])
+        assert found[-1] == certified_bound(codec.prediction, tokens)
+    assert found[1] > found[0]
 
 
 def test_the_rate_distortion_functions_enclose_a_gaussian_source(everything):

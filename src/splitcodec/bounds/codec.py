@@ -51,7 +51,8 @@ def covariance_of_codec(codec: TransformCodec, moments: Moments) -> dict[str, An
 def lipschitz_of_codec(codec: TransformCodec, activations: Activations) -> dict[str, Any]:
     """Spectral norm of the Jacobian of a token's bits, at the start of a few sequences.
 
-    In bits by a unit of the representation. None for a codec that sends token ids.
+    In bits by a unit of the representation. What is certified of the prediction holds for
+    sequences as long as the longest. None for a codec that sends token ids.
     """
     if codec.sends_tokens or codec.kept == 0:
         return {"spectral_norm": None}
@@ -61,7 +62,7 @@ def lipschitz_of_codec(codec: TransformCodec, activations: Activations) -> dict[
     found = spectral_norm(rate_function(codec), deviation.detach(), tolerance=1e-2, steps=30)
     certified = None
     if isinstance(codec, ConditionalCodec):
-        certified = certified_bound(codec.prediction, count)
+        certified = certified_bound(codec.prediction, max(activations.lengths))
     return {
         "spectral_norm": float(found.values.max()),
         "relative_change": found.change,
