@@ -17,10 +17,9 @@ from splitcodec.densities.location_scale import Gaussian
 
 def test_a_linear_map_has_its_spectral_norm():
     matrix = torch.randn(5, 12, generator=torch.Generator().manual_seed(0)).double()
-    found = spectral_norm(lambda x: x @ matrix.T, torch.zeros(3, 12).double(), 1e-9, 1000)
+    found = spectral_norm(lambda x: x @ matrix.T, torch.zeros(3, 12).double())
     truth = float(torch.linalg.matrix_norm(matrix, 2))
-    assert found.values.tolist() == pytest.approx([truth] * 3, rel=1e-6)
-    assert found.change <= 1e-9
+    assert found.tolist() == pytest.approx([truth] * 3)
 
 
 def test_every_sample_has_the_norm_of_its_own_jacobian():
@@ -30,17 +29,10 @@ def test_every_sample_has_the_norm_of_its_own_jacobian():
     def function(x):
         return torch.tanh(x @ mixing) * x.square().sum(-1, keepdim=True)
 
-    found = spectral_norm(function, inputs, 1e-10, 3000)
-    for row, value in zip(inputs, found.values, strict=True):
+    found = spectral_norm(function, inputs)
+    for row, value in zip(inputs, found, strict=True):
         jacobian = torch.autograd.functional.jacobian(function, row[None])[0, :, 0]
-        assert float(value) == pytest.approx(float(torch.linalg.matrix_norm(jacobian, 2)), rel=1e-5)
-
-
-def test_it_says_when_it_has_not_converged():
-    matrix = torch.diag(torch.tensor([1.0, 0.9, 0.8]).double())
-    found = spectral_norm(lambda x: x @ matrix, torch.zeros(1, 3).double(), 1e-12, 3)
-    assert found.change > 1e-12
-    assert found.steps == 3
+        assert float(value) == pytest.approx(float(torch.linalg.matrix_norm(jacobian, 2)))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -49,8 +41,8 @@ def test_the_certified_bound_lies_above_every_measured_norm(layers):
     torch.manual_seed(0)
     network = CausalNetwork(4, 6, 8, layers, 2).double()
     inputs = 3 * torch.randn(8, 5, 4).double()
-    found = spectral_norm(network, inputs, 1e-6, 500)
-    assert 0 < float(found.values.max()) < certified_bound(network, 5)
+    found = spectral_norm(network, inputs)
+    assert 0 < float(found.max()) < certified_bound(network, 5)
 
 
 def test_the_attention_bound_holds_where_normalisation_does_not_blow_it_up():
@@ -69,7 +61,7 @@ def test_the_attention_bound_holds_where_normalisation_does_not_blow_it_up():
 
     from splitcodec.bounds.lipschitz import _attention_bound, _norm_slope
 
-    measured = float(spectral_norm(attention, normalised, 1e-6, 500).values.max())
+    measured = float(spectral_norm(attention, normalised).max())
     alone = (_attention_bound(block, tokens) - 1) / _norm_slope(block.attention_norm)
     assert measured < alone < 60 * measured
 
@@ -110,8 +102,8 @@ def test_the_spectral_norm_of_every_codecs_rate_is_that_of_its_jacobian(name, ch
             parameter += 0.1 * torch.randn_like(parameter)
     function = rate_function(codec)
     inputs = torch.randn(2, 5, 6)
-    found = spectral_norm(function, inputs, tolerance=1e-5, steps=1000)
+    found = spectral_norm(function, inputs)
     for number, sample in enumerate(inputs):
         jacobian = torch.autograd.functional.jacobian(lambda x: function(x[None])[0], sample)
         largest = float(torch.linalg.matrix_norm(jacobian.flatten(1), 2))
-        assert 0 < largest == pytest.approx(float(found.values[number]), rel=1e-3)
+        assert 0 < largest == pytest.approx(float(found[number]), rel=1e-4)

@@ -260,7 +260,6 @@ def test_promises_cost_more_the_surer_they_are_and_less_with_more_samples(everyt
 def test_the_spectral_norm_is_bits_by_a_unit_of_the_representation(everything):
     found = everything["covariance"]["codecs"][0]["lipschitz"]
     assert found["spectral_norm"] > 0
-    assert found["relative_change"] < 0.1
     assert found["prediction_certified"] is None
 
 
