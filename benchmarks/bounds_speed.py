@@ -56,13 +56,13 @@ def write(path: Path, documents: int, tokens: int, channels: int) -> None:
 
 def compare(store: Activations, arguments: argparse.Namespace) -> None:
     """Both ways on the same flattened matrix in memory, as the straightforward one needs it."""
-    mean = torch.zeros(store.channels)
-    batch = store.read(range(len(store)))
-    batch.representation[:, 0] = 0
-    data = batch.representation.flatten(1).numpy()
+    moments = moments_of(store)
+    values = store.read(range(len(store))).representation - moments.mean.float()
+    values[:, 0] = 0
+    data = values.flatten(1).numpy()
     documents = len(data)
     start = time.perf_counter()
-    gram = gram_matrix(store, mean)
+    gram = gram_matrix(store, moments)
     spectrum = torch.linalg.eigvalsh(gram) / documents
     ours_spectrum = time.perf_counter() - start
     start = time.perf_counter()
@@ -101,7 +101,7 @@ def scale(store: Activations, arguments: argparse.Namespace) -> None:
     moments = moments_of(store, history=True)
     token_bound(moments), bound_given_previous(moments)
     middle = time.perf_counter()
-    gram = gram_matrix(store, moments.mean)
+    gram = gram_matrix(store, moments)
     rademacher_of_gram(gram, arguments.draws, 0)
     spectrum = torch.linalg.eigvalsh(gram) / len(store)
     tokens = arguments.tokens

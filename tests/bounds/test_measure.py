@@ -163,7 +163,7 @@ def test_the_bits_of_sequences_are_divided_by_their_mean_length(tmp_path):
     torch.manual_seed(0)
     rows = [torch.randn(tokens, 6) for tokens in (50, 2) * 10]
     activations = write_store(tmp_path / "a.parquet", rows)
-    gram = gram_matrix(activations, moments_of(activations).mean)
+    gram = gram_matrix(activations, moments_of(activations))
     of_vectors = shrunk_bound(torch.linalg.eigvalsh(gram) / 20, 300, 20)
     found = measure_bounds(activations, [], Bounds(rademacher_draws=10), 0)["covariance"]
     bits = found["whole_sequence"]["bits_per_token"]

@@ -5,10 +5,19 @@ import pytest
 import torch
 
 from small_world import write_store
+from splitcodec.activations.moments import Moments
 from splitcodec.bounds.rademacher import gram_matrix, rademacher_of_gram
 
 CHANNELS = 4
 LENGTHS = (5, 3, 7, 2, 6)
+
+
+def means(later, first=(0.0,) * CHANNELS):
+    later, first = torch.tensor(later).double(), torch.tensor(first).double()
+    return Moments(later, first, torch.eye(CHANNELS).double(), tokens=2, sinks=0)
+
+
+ZERO = means((0.0,) * CHANNELS)
 
 
 def vectors(count, seed=0):
@@ -64,30 +73,32 @@ def test_the_gram_matrix_is_that_of_the_centred_sequences(tmp_path, block):
     generator = torch.Generator().manual_seed(0)
     rows = [2 + torch.randn(n, CHANNELS, generator=generator) for n in LENGTHS]
     store = write_store(tmp_path / "a.parquet", rows)
-    mean = torch.tensor([2.0, 1.9, 2.1, 0.0], dtype=torch.float64)
+    moments = means((2.0, 1.9, 2.1, 0.0))
     flat = torch.zeros(len(rows), max(LENGTHS), CHANNELS, dtype=torch.float64)
     for number, row in enumerate(rows):
-        flat[number, 1 : len(row)] = (row.double() - mean)[1:]
+        flat[number, 1 : len(row)] = (row.double() - moments.mean)[1:]
     flat = flat.flatten(1)
-    found = gram_matrix(store, mean, block)
+    found = gram_matrix(store, moments, block)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, flat @ flat.T, rtol=1e-5, atol=1e-4)
     assert torch.equal(found, found.T)
-    assert torch.equal(gram_matrix(store, mean, block, most=2), found[[0, -1]][:, [0, -1]])
+    assert torch.equal(gram_matrix(store, moments, block, most=2), found[[0, -1]][:, [0, -1]])
 
 
-def test_the_first_token_does_not_count(tmp_path):
+def test_neither_first_tokens_nor_other_sinks_count(tmp_path):
     rows = [torch.ones(n, CHANNELS) for n in LENGTHS]
-    usual = gram_matrix(write_store(tmp_path / "a.parquet", rows), torch.zeros(CHANNELS))
+    rows[4][3] = 0  # where the mean is zero, that is as good as left out
+    usual = gram_matrix(write_store(tmp_path / "a.parquet", rows), ZERO)
+    rows[4][3] = 300
     for row in rows:
         row[0] = 25_000
-    assert torch.equal(
-        gram_matrix(write_store(tmp_path / "b.parquet", rows), torch.zeros(CHANNELS)), usual
-    )
+    assert torch.equal(gram_matrix(write_store(tmp_path / "b.parquet", rows), ZERO), usual)
 
 
-def test_the_first_patch_of_a_picture_does(tmp_path):
+def test_the_first_token_of_a_picture_does_by_its_deviation_from_its_own_mean(tmp_path):
     rows = [torch.ones(3, CHANNELS), torch.ones(3, CHANNELS)]
+    for row in rows:
+        row[0] = 8
     store = write_store(tmp_path / "a.parquet", rows, patch=1)
-    found = gram_matrix(store, torch.zeros(CHANNELS))
+    found = gram_matrix(store, means((0.0,) * CHANNELS, (7.0,) * CHANNELS))
     assert (found == 3 * CHANNELS).all()

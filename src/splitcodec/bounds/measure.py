@@ -58,7 +58,7 @@ def measure_bounds(
     if evaluation is not None:
         _check_held_out(activations, evaluation)
     moments = moments_of(activations, history=True)
-    gram = gram_matrix(activations, moments.mean)
+    gram = gram_matrix(activations, moments)
     complexity = rademacher_of_gram(gram, effort.rademacher_draws, seed)
     rows = [
         _codec_row(path, activations, moments, complexity, effort, evaluation, source_bits)

@@ -5,9 +5,9 @@ For the class {x ↦ ⟨w, x⟩ : ‖w‖₂ ≤ 1} on n samples x₁ … xₙ t
     R̂ = E_σ sup_w (1/n) Σ σᵢ ⟨w, xᵢ⟩ = (1/n) E_σ ‖Σ σᵢ xᵢ‖₂ = (1/n) E_σ √(σᵀ K σ),
 
 σ uniform signs and K the Gram matrix of the samples (Bartlett and Mendelson 2002, §4; their
-lemma 22 gives R̂ ≤ √(tr K) / n). A sample is the representation of one sequence, flattened,
-without its first token, which is a massive activation, and centred. Signs are drawn at random; K
-makes 10,000 draws cost n² each rather than a pass over the data.
+lemma 22 gives R̂ ≤ √(tr K) / n). A sample is the representation of one sequence, flattened: of its
+ordinary tokens, as moments take them, each less its mean. Signs are drawn at random; K makes 10,000
+draws cost n² each rather than a pass over the data.
 """
 
 import math
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from splitcodec.activations.extraction import spread_evenly
+from splitcodec.activations.moments import Moments, ordinary_tokens
 from splitcodec.activations.store import Activations
 
 _NORMAL = 1.96
@@ -58,33 +59,34 @@ def rademacher_of_gram(gram: Tensor, draws: int, seed: int) -> Rademacher:
 
 
 def gram_matrix(
-    activations: Activations, mean: Tensor, block: int = 128, most: int = _MOST
+    activations: Activations, moments: Moments, block: int = 128, most: int = _MOST
 ) -> Tensor:
     """Gram matrix of the store's sequences, (sequences, sequences) float64.
 
-    Of at most `most`, spread evenly. `mean` (channels,) is taken from every token; padding counts
-    zero. Two blocks of sequences are in memory at a time.
+    Of at most `most`, spread evenly. Of every token its mean in `moments` is taken; padding, and
+    what moments leave out, counts zero. Two blocks of sequences are in memory at a time.
     """
     chosen = spread_evenly(len(activations), most)
     count = len(chosen)
     gram = torch.zeros(count, count, dtype=torch.float64)
     width = max(activations.lengths)
     for first in range(0, count, block):
-        rows = _flat(activations, chosen[first : first + block], mean, width)
+        rows = _flat(activations, chosen[first : first + block], moments, width)
         for second in range(0, first + 1, block):
             columns = rows
             if second != first:
-                columns = _flat(activations, chosen[second : second + block], mean, width)
+                columns = _flat(activations, chosen[second : second + block], moments, width)
             part = (rows @ columns.T).double()
             gram[first : first + len(rows), second : second + len(columns)] = part
             gram[second : second + len(columns), first : first + len(rows)] = part.T
     return gram
 
 
-def _flat(activations: Activations, sequences: list[int], mean: Tensor, width: int) -> Tensor:
+def _flat(activations: Activations, sequences: list[int], moments: Moments, width: int) -> Tensor:
     batch = activations.read(sequences)
-    centred = (batch.representation - mean.float()) * batch.mask[..., None]
-    if activations.first_is_sink:
-        centred[:, 0] = 0
+    usable = ordinary_tokens(batch.representation, batch.mask, not activations.first_is_sink)
+    centred = batch.representation - moments.mean.float()
+    centred[:, 0] = batch.representation[:, 0] - moments.first_mean.float()
+    centred[~usable] = 0
     padding = (0, 0, 0, width - centred.shape[1])
     return torch.nn.functional.pad(centred, padding).flatten(1)
