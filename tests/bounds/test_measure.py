@@ -297,3 +297,12 @@ def test_the_rate_distortion_function_is_in_the_metric_of_the_sensitivity(tmp_pa
     for row in report["rate_distortion"]:
         expected = gaussian_rate(variances, row["distortion"]).bits_per_token
         assert row["gaussian_bits_per_token"] == pytest.approx(expected, rel=0.01, abs=0.2)
+
+
+def test_few_tokens_leave_shannons_bound_at_nothing(tmp_path):
+    activations = store(tmp_path / "a.parquet", tokens=2)
+    few = write_store(tmp_path / "b.parquet", [activations.read([0]).representation[0]] * 3)
+    sensitivity = torch.eye(6, dtype=torch.float64)
+    report = measure_bounds(few, [], Bounds(rademacher_draws=10), 0, sensitivity=sensitivity)
+    for row in report["rate_distortion"]:
+        assert (row["shannon_bits_per_token"], row["shannon_standard_error"]) == (0, None)

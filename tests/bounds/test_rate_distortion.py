@@ -6,7 +6,7 @@ import torch
 
 from splitcodec.bounds.rate_distortion import (
     gaussian_rate,
-    independent_entropy,
+    independent_entropies,
     quantiser_rate,
     shannon_lower_bound,
 )
@@ -33,11 +33,34 @@ def test_all_distortion_costs_nothing_and_none_is_refused():
 
 
 def test_the_shannon_lower_bound_is_tight_for_gaussians_at_high_rate():
-    entropy = 0.5 * float((2 * math.pi * math.e * VARIANCES).log().sum())
+    entropies = 0.5 * (2 * math.pi * math.e * VARIANCES).log()
     for distortion in (0.01, 0.1):
         rate = gaussian_rate(VARIANCES, distortion).bits_per_token
-        assert shannon_lower_bound(entropy, 4, distortion) == pytest.approx(rate)
-    assert shannon_lower_bound(entropy, 4, 5.0) < gaussian_rate(VARIANCES, 5.0).bits_per_token
+        assert shannon_lower_bound(entropies, distortion) == pytest.approx(rate)
+    assert shannon_lower_bound(entropies, 5.0) < gaussian_rate(VARIANCES, 5.0).bits_per_token
+
+
+def test_channels_that_tell_nothing_leave_the_bound_of_the_others():
+    entropies = 0.5 * (2 * math.pi * math.e * VARIANCES).log()
+    others = torch.tensor([-math.inf, -20.0]).double()
+    for distortion in (0.01, 0.1):
+        alone = shannon_lower_bound(entropies, distortion)
+        assert shannon_lower_bound(torch.cat([others, entropies]), distortion) == alone > 0
+    assert shannon_lower_bound(others[:1], 0.1) == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_channels_and_few_samples_have_no_entropy():
+    latents = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    usual, error = independent_entropies(latents)
+    found, same = independent_entropies(torch.cat([latents, torch.ones(100, 1)], 1))
+    assert found.tolist() == [*usual.tolist(), -math.inf]
+    assert same == error
+    for samples in range(1, 5):
+        found, error = independent_entropies(latents[:samples])
+        assert (found.tolist(), error) == ([-math.inf] * 3, math.inf)
+    assert independent_entropies(latents[:5])[0].isfinite().all()
+    assert independent_entropies(torch.ones(100, 2))[1] == 0
 
 
 @pytest.mark.parametrize("samples", [500, 5000])
@@ -45,25 +68,26 @@ def test_entropy_from_spacings(samples):
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(samples, 4, generator=generator).double() * VARIANCES.sqrt()
     truth = 0.5 * float((2 * math.pi * math.e * VARIANCES).log().sum())
-    found, error = independent_entropy(normal)
-    assert -0.4 - 4 * error < found - truth < 4 * error  # its bias is downwards
+    found, error = independent_entropies(normal)
+    assert -0.4 - 4 * error < float(found.sum()) - truth < 4 * error  # its bias is downwards
     uniform = torch.rand(samples, 4, generator=generator) * 3
-    found, _ = independent_entropy(uniform)
-    assert found == pytest.approx(4 * math.log(3), abs=0.15)
+    found, _ = independent_entropies(uniform)
+    assert float(found.sum()) == pytest.approx(4 * math.log(3), abs=0.15)
 
 
 def test_the_error_of_entropy_is_that_of_repetition():
     generator = torch.Generator().manual_seed(0)
-    draws = [independent_entropy(torch.randn(1000, 16, generator=generator)) for _ in range(60)]
-    found, errors = np.array(draws).T
-    assert errors.mean() == pytest.approx(found.std(), rel=0.35)
+    draws = [independent_entropies(torch.randn(1000, 16, generator=generator)) for _ in range(60)]
+    found, errors = zip(*draws, strict=True)
+    spread = np.std([float(entropies.sum()) for entropies in found])
+    assert np.mean(errors) == pytest.approx(spread, rel=0.35)
 
 
 def test_entropy_errs_downwards_by_some_hundredths_of_a_nat_a_channel():
     generator = torch.Generator().manual_seed(0)
-    found, _ = independent_entropy(torch.randn(8192, 200, generator=generator))
+    found, _ = independent_entropies(torch.randn(8192, 200, generator=generator))
     truth = 0.5 * math.log(2 * math.pi * math.e)
-    assert found / 200 - truth == pytest.approx(-0.04, abs=0.01)
+    assert float(found.mean()) - truth == pytest.approx(-0.04, abs=0.01)
 
 
 @pytest.mark.parametrize("rate_weight", [1e-4, 1e-2, 1.0, 10.0])

@@ -20,7 +20,7 @@ from splitcodec.bounds.covariance import bound_given_previous, shrunk_bound, tok
 from splitcodec.bounds.rademacher import Rademacher, gram_matrix, rademacher_of_gram
 from splitcodec.bounds.rate_distortion import (
     gaussian_rate,
-    independent_entropy,
+    independent_entropies,
     shannon_lower_bound,
 )
 from splitcodec.codecs.klt import whitened_transform
@@ -137,12 +137,12 @@ def _rate_distortion(
     forward, _ = whitened_transform(moments.covariance, sensitivity, _RIDGE)
     variances = (forward @ moments.covariance * forward).sum(1).clamp_min(0)
     values = sample_tokens(activations, _SAMPLE, seed).values.double()
-    entropy, error = independent_entropy((values - moments.mean) @ forward.T)
+    entropies, error = independent_entropies((values - moments.mean) @ forward.T)
     return [
         {
             "distortion": distortion,
             "gaussian_bits_per_token": gaussian_rate(variances, distortion).bits_per_token,
-            "shannon_bits_per_token": shannon_lower_bound(entropy, len(variances), distortion),
+            "shannon_bits_per_token": shannon_lower_bound(entropies, distortion),
             "shannon_standard_error": error / math.log(2),
         }
         for distortion in DISTORTIONS

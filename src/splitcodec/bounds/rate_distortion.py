@@ -5,7 +5,8 @@ z = T (y − μ) of the closed-form codec that is ½ E‖z − ẑ‖², and Cov
 
 - Gaussian R(D), reverse water-filling (Cover and Thomas 2006, theorem 10.3.3). A source that is no
   Gaussian but has this covariance needs no more (problem 10.8).
-- Shannon lower bound: R(D) ≥ h(z) − (d/2) ln(2πe · 2D/d), for continuous tokens coded one by one.
+- Shannon lower bound: R(D) ≥ h(z) − (k/2) ln(2πe · 2D/k), for continuous tokens coded one by one; z
+  may be any k of the channels, as all of them at D are no cheaper.
 - What an entropy-coded uniform scalar quantiser makes of a Gaussian channel, ν known and λ given:
   at best 0 and at worst ½ log₂(2πe/12) = 0.254 bit above R(D) a channel.
 """
@@ -23,6 +24,8 @@ from torch import Tensor
 from splitcodec.densities.location_scale import Gaussian
 
 NATS_PER_BIT = math.log(2)
+_FEWEST = 5
+"""Samples of which spacings tell an entropy."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +58,39 @@ def gaussian_rate(variances: Tensor, distortion: float) -> OperatingPoint:
     return OperatingPoint(bits, distortion, errors)
 
 
-def shannon_lower_bound(entropy: float, channels: int, distortion: float) -> float:
-    """R(D) ≥ this many bits a token; `entropy`: differential, of z, in nats a token."""
-    noise = 0.5 * channels * math.log(2 * math.pi * math.e * 2 * distortion / channels)
-    return max(0.0, (entropy - noise) / NATS_PER_BIT)
+def shannon_lower_bound(entropies: Tensor, distortion: float) -> float:
+    """R(D) ≥ this many bits a token, of independent channels: the largest bound of any of them.
+
+    `entropies` (channels,): differential, in nats; −∞ of a channel that is constant.
+    """
+    channels = torch.arange(1, len(entropies) + 1, dtype=torch.float64)
+    noise = 0.5 * channels * (2 * math.pi * math.e * 2 * distortion / channels).log()
+    bounds = entropies.sort(descending=True).values.cumsum(0) - noise
+    return max(0.0, float(bounds.max())) / NATS_PER_BIT
 
 
-def independent_entropy(latents: Tensor) -> tuple[float, float]:
-    """Differential entropy in nats of channels taken as independent, and its standard error.
+def independent_entropies(latents: Tensor) -> tuple[Tensor, float]:
+    """Differential entropy in nats of each channel (channels,), and the standard error of the sum.
 
     latents (samples, channels). Spacings estimate of each channel (Van Es 1992, by SciPy), which
-    errs downwards, for 8,192 Gaussian samples by 0.04 nats a channel. Channels that are dependent
-    have less: the Shannon lower bound from this entropy assumes that the transform left none.
+    errs downwards, for 8,192 Gaussian samples by 0.04 nats a channel; −∞ where values repeat so
+    often that there is none, and of fewer than five samples, with an infinite error. Channels that
+    are dependent have less than the sum: the Shannon lower bound assumes the transform left none.
     """
-    samples = len(latents)
-    width = max(1, round(math.sqrt(samples)))
-    values = latents.double().numpy()
-    found = differential_entropy(values, window_length=width, method="van es", axis=0)
+    samples, channels = latents.shape
+    if samples < _FEWEST:
+        return torch.full((channels,), -math.inf, dtype=torch.float64), math.inf
+    width = round(math.sqrt(samples))
+    ordered = latents.double().sort(0).values
+    spacings = ordered[width:] - ordered[:-width]
+    found = torch.full((channels,), -math.inf, dtype=torch.float64)
+    varied = (spacings > 0).all(0)
+    found[varied] = torch.from_numpy(
+        differential_entropy(ordered[:, varied], window_length=width, method="van es", axis=0)
+    )
     # Entropy is the mean of −log density; its error follows from the spread of that.
-    ordered = np.sort(values, axis=0)
-    logs = np.log((ordered[width:] - ordered[:-width]).clip(1e-300))
-    return float(found.sum()), math.sqrt(float(logs.var(0).sum()) / samples)
+    spread = spacings[:, varied].log().numpy().var(0)
+    return found, math.sqrt(float(spread.sum()) / samples)
 
 
 def quantiser_rate(variances: Tensor, rate_weight: float) -> OperatingPoint:
