@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_world import SEQUENCE_LENGTH
+from small_world import SEQUENCE_LENGTH, write_store
 from splitcodec.activations.moments import moments_of, sample_tokens
 from splitcodec.bounds.advice import (
     Advice,
@@ -24,8 +24,8 @@ from splitcodec.bounds.advice import (
     rise_ratio,
     statistics_of,
 )
+from splitcodec.bounds.advising import _warn_of_few, print_advice
 from splitcodec.bounds.advising import advise as advise_on
-from splitcodec.bounds.advising import print_advice
 from splitcodec.bounds.rate_distortion import gaussian_rate, quantiser_rate
 from splitcodec.codecs.hyperparameters import KltHyperparameters
 from splitcodec.codecs.klt import fit_klt
@@ -148,6 +148,12 @@ def test_prediction_on_a_real_model_is_near_the_fitted_codec(world):
         bits = float(estimate.bits.sum() / batch.lengths.sum())
         assert rate_at(own, weight) == pytest.approx(bits, rel=0.25, abs=1.0)
         assert found.kl[number] == pytest.approx(float(kl.mean()), rel=0.35)
+
+
+@pytest.mark.parametrize("tokens, warned", [(7, True), (8, False)])
+def test_few_tokens_a_channel_are_warned_of(tmp_path, capsys, tokens, warned):
+    _warn_of_few(write_store(tmp_path / "a.parquet", [torch.ones(tokens, 6)] * 3))
+    assert ("too low: 3.5 tokens a channel, 4 are due" in capsys.readouterr().err) == warned
 
 
 def test_advice_for_a_model_and_its_tokens(world):

@@ -1,6 +1,7 @@
 """Advice for a model and a text: gathers the statistics of all splits and prints what they say."""
 
 import math
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,8 @@ CALIBRATION = Calibration(correction=1.19, spread=0.12)
 """Over fifteen splits of the embedded model and three targets `benchmarks/advise.py` found 1.12 to
 1.29, the more the higher the target, and spreads of 0.07 to 0.10 over splits."""
 BATCH = 2
+_TOKENS_A_CHANNEL = 4
+"""With fewer, small eigenvalues of the covariance come out too small."""
 
 
 def advise(
@@ -56,6 +59,7 @@ def survey(
         extract(model, tokens, places, torch.float32, BATCH, sequences)
         stores = {k: Activations(path) for k, path in places.items()}
         final = stores.pop(model.blocks)
+        _warn_of_few(final)
         fisher = measure_sensitivity(model, stores, max(2, sequences // 2), BATCH, seed)
         statistics, probes = [], []
         for k, store in progress(stores.items(), "probing"):
@@ -64,6 +68,13 @@ def survey(
             statistics.append(own)
             probes.append(probe(model, store, final, own, seed=seed))
     return statistics, probes
+
+
+def _warn_of_few(store: Activations) -> None:
+    found = store.tokens / store.channels
+    if found < _TOKENS_A_CHANNEL:
+        due = f"{found:.1f} tokens a channel, {_TOKENS_A_CHANNEL} are due"
+        print(f"predicted rates are too low: {due}; take more text or --sequences", file=sys.stderr)
 
 
 def print_advice(
