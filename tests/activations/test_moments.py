@@ -30,15 +30,15 @@ def test_moments_are_those_of_numpy_without_first_tokens(tmp_path, rows, batch):
     assert (moments.tokens, moments.sinks) == (sum(LENGTHS) - len(LENGTHS), 0)
 
 
-def test_contexts_are_averaged_over_the_tokens_that_have_one(tmp_path, rows):
-    """Of pictures the first token counts for the moments, though not as one before another."""
+def test_contexts_are_averaged_over_all_tokens_that_count(tmp_path, rows):
+    """Of pictures the first token does, though it has none and is none of another's."""
     store = write_store(tmp_path / "a.parquet", [row for row in rows if len(row) > 1], patch=1)
     moments = moments_of(store, history=True)
     assert moments.tokens == sum(n for n in LENGTHS if n > 1)
     several = [row.double() - moments.mean for row in rows if len(row) > 1]
     after = torch.cat([row[1:] for row in several])
     before = torch.cat([torch.cat([torch.zeros(1, CHANNELS), row[1:-1]]) for row in several])
-    cross = after.T @ before / len(after)
+    cross = after.T @ before / moments.tokens
     torch.testing.assert_close(moments.context.cross, cross, rtol=1e-4, atol=1e-4)
 
 
@@ -50,7 +50,7 @@ def test_contexts_of_uneven_channels_keep_their_small_differences(tmp_path):
     moments = moments_of(write_store(tmp_path / "a.parquet", [row.float()], patch=1), history=True)
     exact = row.double() - moments.mean
     earlier = exact[1:-1]  # a first token predicts none
-    expected = earlier.T @ earlier / 399
+    expected = earlier.T @ earlier / 400
     torch.testing.assert_close(
         torch.linalg.det(moments.context.covariance[:2, :2]),
         torch.linalg.det(expected),

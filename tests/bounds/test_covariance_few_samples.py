@@ -100,6 +100,16 @@ def test_a_token_before_below_the_rounding_fits_nothing(tmp_path):
     )
 
 
+def test_of_pictures_the_tokens_without_a_context_are_not_predicted(tmp_path):
+    torch.manual_seed(0)
+    rows = [30 * torch.tensor([0.0, 1, 1])[:, None] * torch.randn(1, 4) for _ in range(2000)]
+    store = write_store(tmp_path / "a.parquet", rows, patch=1)
+    given = bound_given_previous(moments_of(store, history=True))
+    # Of three tokens one is constant, one comes after it, and one is the same as the one before.
+    left = exact(300 * torch.eye(4).double())
+    assert given.bits_per_token == pytest.approx(left, abs=4 * given.standard_error)
+
+
 def test_residuals_of_few_tokens_are_corrected_for_what_was_fitted():
     values = []
     tokens, regressors, channels = 60, 10, 6

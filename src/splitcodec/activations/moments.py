@@ -17,7 +17,7 @@ activation)."""
 
 @dataclass(frozen=True)
 class ContextMoments:
-    """Second moments of tokens' contexts, float64.
+    """Second moments of tokens' contexts, float64, over all tokens of the moments.
 
     covariance (regressors, regressors); cross (channels, regressors) with the token's deviation;
     row_mean (channels,) of the head's rows of these tokens, rows (channels, channels) their
@@ -115,15 +115,15 @@ def _context_moments(
         row_mean = (weights @ embedding).double().cpu()
     here = device()
     context = Context(moments.mean.to(here).float(), row_mean.to(here).float(), history, embedding)
-    covariance, cross, tokens = 0.0, 0.0, 0
+    covariance, cross = 0.0, 0.0
     for batch in (batch.to(here) for batch in activations.batches(8)):
         usable = ordinary_tokens(batch.representation, batch.mask)
         values = (batch.representation[usable] - context.mean).double()
         regressors = context.of(batch)[usable].double()
         covariance = covariance + regressors.T @ regressors
         cross = cross + values.T @ regressors
-        tokens += len(values)
-    parts = covariance.cpu() / tokens, cross.cpu() / tokens
+    # A picture's first token has no context and adds nothing, but it counts.
+    parts = covariance.cpu() / moments.tokens, cross.cpu() / moments.tokens
     return ContextMoments(*parts, row_mean, history, _covariance_of_rows(embedding))
 
 
@@ -185,7 +185,8 @@ def sample_tokens(
 ) -> Sample:
     """About `tokens` ordinary tokens from sequences drawn without replacement.
 
-    With their contexts, if `moments` have them.
+    With their contexts, if `moments` have them. First tokens, which deviate from a mean of their
+    own, are left out of pictures too, though moments count them.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(activations), generator=generator).tolist()
