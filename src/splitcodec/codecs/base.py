@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from splitcodec.activations.store import mask_of
 from splitcodec.codecs.hyperparameters import Hyperparameters
 from splitcodec.codecs.streaming import StatelessStream, Stream
 from splitcodec.errors import BitstreamError, InputError, reason_of
@@ -63,6 +64,30 @@ class Codec(nn.Module):
         """Whether token ids are sent too; then the codec needs them and the head's weights."""
         return False
 
+    def check(self, representation: Tensor, lengths: Tensor) -> None:
+        """Raise InputError for what is no batch of this codec."""
+        check_lengths(lengths)
+        batch, count, channels = representation.shape
+        if channels != self.channels:
+            raise InputError(f"the codec has {self.channels} channels, not {channels}")
+        if len(lengths) != batch or lengths.max() > count:
+            raise InputError(
+                f"lengths up to {int(lengths.max())} of {len(lengths)} sequences are not those of "
+                f"a representation of {batch} sequences and {count} tokens"
+            )
+
+    def inputs(
+        self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A checked representation, and token ids, zero beyond each length; between them the mask
+        (batch, tokens) of what is there."""
+        self.check(representation, lengths)
+        mask = mask_of(lengths.to(representation.device), representation.shape[1])
+        if not mask.all():
+            representation = representation.where(mask[..., None], 0)
+            tokens = None if tokens is None else tokens.where(mask.to(tokens.device), 0)
+        return representation, mask, tokens
+
     def forward(
         self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
     ) -> Estimate:
@@ -84,8 +109,17 @@ class Codec(nn.Module):
         return StatelessStream(self)
 
 
+def check_lengths(lengths: Tensor) -> None:
+    """Raise InputError unless there is a sequence, and none is empty."""
+    if not len(lengths):
+        raise InputError("there are no sequences: there is nothing to code")
+    if lengths.min() < 1:
+        raise InputError("a sequence has no tokens: there is nothing to code")
+
+
 def check_count(streams: list[bytes], lengths: Tensor) -> None:
     """Raise BitstreamError unless there is a stream for each of `lengths` (streams,)."""
+    check_lengths(lengths)
     if len(streams) != len(lengths):
         raise BitstreamError(f"{len(streams)} streams are not those of {len(lengths)} sequences")
 

@@ -16,7 +16,6 @@ import torch
 import zstandard
 from torch import Tensor
 
-from splitcodec.activations.store import mask_of
 from splitcodec.codecs.base import Codec, Estimate, check_count
 from splitcodec.codecs.hyperparameters import NoHyperparameters
 from splitcodec.codecs.packing import by_plane, from_planes, pack, turned, unpack
@@ -78,6 +77,7 @@ class _Baseline(Codec):
 
     def packed(self, representation: Tensor, lengths: Tensor) -> list[bytes]:
         """What is compressed of each sequence."""
+        self.check(representation, lengths)
         pairs = zip(representation, lengths.tolist(), strict=True)
         rows = [row[:n].cpu() for row, n in pairs]
         if not all(map(_finite, rows)):
@@ -126,7 +126,7 @@ class HalfPrecision(_Baseline):
         self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
     ) -> Estimate:
         """16 bits a channel."""
-        mask = mask_of(lengths, representation.shape[1])
+        representation, mask, _ = self.inputs(representation, lengths)
         rounded = _half(representation).float() * mask[..., None]
         return Estimate(rounded, mask * 16.0 * self.channels)
 
@@ -154,7 +154,7 @@ class IntegerQuantiser(_Baseline):
         self, representation: Tensor, lengths: Tensor, tokens: Tensor | None = None
     ) -> Estimate:
         """b bits a channel and 16 a scale, as `raw` sends them."""
-        mask = mask_of(lengths, representation.shape[1])
+        representation, mask, _ = self.inputs(representation, lengths)
         levels, scales = self._quantise(representation)
         rate = float(self.bits * self.channels + 16 * self.groups)
         return Estimate(self._dequantise(levels, scales) * mask[..., None], mask * rate)

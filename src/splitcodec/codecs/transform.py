@@ -117,7 +117,7 @@ class TransformCodec(CodecWithTables):
     ) -> Estimate:
         """See Codec; in training, noise stands for rounding in the rate, and the gradient passes
         rounding in the reconstruction (Minnen and Singh 2020)."""
-        mask = mask_of(lengths, representation.shape[1])
+        representation, mask, tokens = self.inputs(representation, lengths, tokens)
         means, offsets = self.means(tokens, representation.shape[1])
         known = Known(offsets, self.choose_levels(representation))
         deviation, bits = self.estimate(representation - means, known)
@@ -163,14 +163,9 @@ class TransformCodec(CodecWithTables):
 
         With a `past`, of the tokens that come next, which then are part of it.
         """
-        if not lengths.all():
-            raise InputError("a sequence has no tokens: there is nothing to code")
-        if representation.shape[-1] != self.channels:
-            raise InputError(
-                f"the codec has {self.channels} channels, not {representation.shape[-1]}"
-            )
-        mask = mask_of(lengths.to(representation.device), representation.shape[1])[..., None]
-        representation = self._checked(representation, mask)
+        representation, mask, tokens = self.inputs(representation, lengths, tokens)
+        mask = mask[..., None]
+        self._check_values(representation)
         first = past.tokens if past else 0
         with plain_arithmetic():
             means, offsets = self.means(tokens, representation.shape[1], first)
@@ -195,8 +190,6 @@ class TransformCodec(CodecWithTables):
         self, streams: list[bytes], lengths: Tensor, past: Past | None = None
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """The reconstruction of what was written, and the symbols in the same form."""
-        if not lengths.all():
-            raise InputError("a sequence has no tokens: there is nothing to decode")
         check_count(streams, lengths)
         mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
         coder, tokens = Decoder(streams), None
@@ -360,27 +353,22 @@ class TransformCodec(CodecWithTables):
         """Values plus uniform noise in training, rounded values otherwise."""
         return values + torch.rand_like(values) - 0.5 if self.training else values.round()
 
-    def _checked(self, representation: Tensor, mask: Tensor) -> Tensor:
-        """The representation, with zeros as padding if that holds what cannot be coded.
-
-        Raises InputError for values that are no number, or too large for 32 bits of symbol.
-        """
+    def _check_values(self, representation: Tensor) -> None:
+        """Raise InputError for values that are no number, or too large for 32 bits of symbol."""
         most = functional.pad(self.analysis.norm(dim=-1), (0, 1)).max()  # 0 if none is kept
         if self.levels:
             most = most / self.levels.finest
         # The largest value is found quickly, and bounds each latent.
         size = max(abs(float(extreme)) for extreme in representation.aminmax())
         if math.sqrt(self.channels) * size * most < _LARGEST_LATENT:
-            return representation
-        values = representation.where(mask, 0)
-        if not values.isfinite().all():
+            return
+        if not representation.isfinite().all():
             raise InputError("the representation has values that are infinite or no number")
-        if (values.double().norm(dim=-1) * most).max() > _LARGEST_LATENT:
+        if (representation.double().norm(dim=-1) * most).max() > _LARGEST_LATENT:
             raise InputError(
-                f"the representation has values up to {values.abs().max():.2g}, too large to be "
-                "coded; check the model, or train the codec on such values"
+                f"the representation has values up to {size:.2g}, too large to be coded; check the "
+                "model, or train the codec on such values"
             )
-        return values
 
     def choose_levels(self, representation: Tensor) -> Tensor | None:
         """(batch, tokens, 1) int64, where tokens have levels."""
