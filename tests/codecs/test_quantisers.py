@@ -169,6 +169,17 @@ def test_fp16_is_exact_for_half_precision_and_never_infinite():
     assert decoded[0, 0, :2].tolist() == [65504.0, -65504.0]
 
 
+@pytest.mark.parametrize("name", ["fp16", *INTEGERS])
+def test_bfloat16_is_coded_as_its_values_in_float32(name):
+    """In bfloat16 the largest float16 is rounded up, to what float16 takes for infinite."""
+    values = sample().bfloat16()
+    values[0, 0, 0], values[0, 1, 0] = 70_000, -3e38
+    codec = build(name)
+    assert codec.compress(values, LENGTHS) == codec.compress(values.float(), LENGTHS)
+    estimate = codec(values, LENGTHS)
+    assert torch.equal(round_trip(codec, values), estimate.reconstruction)
+
+
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_a_sink_survives_and_spoils_only_its_own_group(name):
     values = sample()

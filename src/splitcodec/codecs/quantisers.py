@@ -161,6 +161,7 @@ class IntegerQuantiser(_Baseline):
 
     def _quantise(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Levels (…, groups, group) int8 and scales (…, groups, 1) float16."""
+        values = values.float()
         missing = self.groups * self.group - self.channels
         padded = torch.nn.functional.pad(values, (0, missing)) if missing else values
         grouped = padded.unflatten(-1, (-1, self.group))
@@ -197,4 +198,4 @@ def _finite(values: Tensor) -> bool:
 
 def _half(values: Tensor) -> Tensor:
     """float16, where what lies beyond its range becomes its largest value and not infinite."""
-    return values.clamp(-_HIGHEST, _HIGHEST).half()
+    return values.float().clamp(-_HIGHEST, _HIGHEST).half()
