@@ -188,3 +188,46 @@ def test_tables_that_the_coder_cannot_be_trusted_with_are_refused(tmp_path):
         with pytest.raises(InputError, match="coding table") as caught:
             load_codec(tmp_path)
         assert one_line(caught.value)
+
+
+def _fill(name, value):
+    return lambda codec: codec.state_dict()[name].flatten()[-1:].fill_(value)
+
+
+@pytest.mark.parametrize(
+    "name, forge, message",
+    [
+        ("klt", _fill("scale_index", 64), "scale_index has values"),
+        ("klt", _fill("scale_index", -1), "scale_index has values"),
+        ("klt", _fill("synthesis", float("nan")), "synthesis has values that are no number"),
+        ("klt", _fill("mean", float("inf")), "mean has values"),
+        ("klt-levels", _fill("levels.base", float("nan")), r"levels\.base has values"),
+        ("hyperprior", _fill("prediction.0.weight", float("-inf")), "weight has values"),
+        ("direct-access-history", _fill("sink_energy", float("nan")), "sink_energy has values"),
+        ("trellis", _fill("error_weight", 1 << 30), "error_weight has values"),
+        ("trellis", _fill("latent_lowest", -(1 << 28)), "of other symbols"),
+        ("trellis", _fill("latent_lowest", 1 << 28), "of other symbols"),
+    ],
+)
+def test_values_that_no_codec_has_are_refused_at_loading(tmp_path, name, forge, message):
+    """Even if the hash fits: else they would be met when coding, as other errors or as none."""
+    codec = build(name)
+    forge(codec)
+    save_codec(codec, tmp_path, MEANING)
+    with pytest.raises(InputError, match=message) as caught:
+        load_codec(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert one_line(caught.value)
+
+
+@pytest.mark.parametrize("name", ["klt-levels", "trellis", "factorised", "hyperprior"])
+def test_so_are_too_few_coding_tables(tmp_path, name):
+    codec = build(name)
+    for table in codec.densities():
+        for part in ("cumulative", "sizes", "lowest"):
+            whole = getattr(codec, f"{table}_{part}")
+            setattr(codec, f"{table}_{part}", whole[:-1].clone())
+    save_codec(codec, tmp_path, MEANING)
+    with pytest.raises(InputError, match="of other symbols") as caught:
+        load_codec(tmp_path)
+    assert one_line(caught.value)

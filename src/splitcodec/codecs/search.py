@@ -21,7 +21,7 @@ ROUNDS = 3
 """Tables decide about symbols, which decide about tables."""
 GRID = 16
 """The search knows latents to a sixteenth of a step: exactly, and finely enough."""
-LEAST_WEIGHT, _MOST_WEIGHT = 2, 1 << 9
+LEAST_WEIGHT, MOST_WEIGHT = 2, 1 << 9
 _ZERO_REACH = 8 * GRID
 """Beyond it zero costs no more than there: more than an escape, and yet less than 2²⁴."""
 _FARTHEST = float(1 << 30)
@@ -33,7 +33,7 @@ def error_weights(squared_steps: Tensor, rate_weight: float) -> Tensor:
     """What an error of a sixteenth of a step costs at λ = `rate_weight` (nats a bit), in 1/1024
     bit, float64; `squared_steps` as `TransformCodec.squared_steps` gives them."""
     weights = squared_steps / (2 * rate_weight) * BIT / GRID**2
-    return weights.round().clamp(LEAST_WEIGHT, _MOST_WEIGHT)
+    return weights.round().clamp(LEAST_WEIGHT, MOST_WEIGHT)
 
 
 def cheapest_symbols(
