@@ -155,6 +155,17 @@ def test_damage_raises_one_kind_of_error_or_changes_nothing(learned, data):
     assert refused > 150
 
 
+def test_a_stream_longer_than_its_tokens_can_need_is_refused_before_it_takes_memory(learned):
+    values, length = representations(1, 3), torch.tensor([3])
+    values[0, 1:] = 1e5 * torch.randn(2, CHANNELS, generator=torch.Generator().manual_seed(0))
+    (stream,) = learned.compress(values, length)  # escapes everywhere
+    learned.decompress([stream], length)
+    longest = 12 * (3 * learned.symbols_a_token + 2)
+    assert len(stream) - 4 < longest
+    with pytest.raises(BitstreamError, match="is too long for 3 tokens: it is damaged"):
+        learned.decompress([stream.ljust(4 + longest + 1, b"x")], length)
+
+
 def test_a_stream_of_another_length_is_refused(learned, data):
     streams = learned.compress(*data)
     for length in (22, 24, 40):

@@ -81,6 +81,11 @@ class ConditionalCodec(TransformCodec):
         self.latent_density = self.family()
         self.update()
 
+    @property
+    def symbols_a_token(self) -> int:
+        """See TransformCodec; side values too."""
+        return super().symbols_a_token + self.hyperparameters.side_channels
+
     def family(self) -> nn.Module:
         """What the representation's own symbols are coded under, new."""
         return FAMILIES[self.hyperparameters.family]()

@@ -40,7 +40,7 @@ from splitcodec.densities.factorised import DeepFactorised
 from splitcodec.densities.fourier import FourierBasis
 from splitcodec.densities.location_scale import SCALES
 from splitcodec.densities.tokens import TokenUnigram
-from splitcodec.errors import InputError
+from splitcodec.errors import BitstreamError, InputError
 
 CHANNELWISE: dict[str, type[ChannelwiseDensity]] = {
     "factorised": DeepFactorised,
@@ -54,6 +54,8 @@ _FLOAT32_CHANNELS = 2048
 _LARGEST_LATENT = 2.0**25
 """In the finest steps of a codec: symbols have 32 bits, tables may start 2²⁸ away, escapes double
 what they code, and a trellis knows sixteenths, of deviations that may be somewhat longer."""
+_MOST_BYTES = 12
+"""That a symbol can need: an escape takes six and a half, a signal of its table four."""
 _FEW = 1 / 4
 """Places a token that cost less one by one than all values of all tokens together."""
 
@@ -99,6 +101,11 @@ class TransformCodec(CodecWithTables):
     def has_trellis(self) -> bool:
         """Whether the channels of a token are quantised together (`codecs.search`)."""
         return False
+
+    @property
+    def symbols_a_token(self) -> int:
+        """How many at most, if every codec sent level and id: latents, and three for these."""
+        return self.kept + 3
 
     @property
     def sends_tokens(self) -> bool:
@@ -191,6 +198,12 @@ class TransformCodec(CodecWithTables):
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """The reconstruction of what was written, and the symbols in the same form."""
         check_count(streams, lengths)
+        for stream, count in zip(streams, lengths.tolist(), strict=True):
+            # The coder takes many times a stream's memory.
+            if len(stream) > _MOST_BYTES * (count * self.symbols_a_token + 2):
+                raise BitstreamError(
+                    f"a stream of {len(stream)} bytes is too long for {count} tokens: it is damaged"
+                )
         mask = mask_of(lengths.to(self.mean.device), int(lengths.max()))[..., None]
         coder, tokens = Decoder(streams), None
         if self.sends_tokens:
