@@ -1,5 +1,6 @@
 """Several cores for what torch does not spread over them: the lossless compressors."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -22,3 +23,7 @@ def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> 
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: what they allocate would else be new memory every time."""
     return ThreadPoolExecutor(threads)
+
+
+# A forked process has the pool but none of its threads, and would wait for them forever.
+os.register_at_fork(after_in_child=_pool.cache_clear)
