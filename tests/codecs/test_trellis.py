@@ -6,6 +6,7 @@ import pytest
 import torch
 from codec_samples import (
     CHANNELS,
+    LEARNED,
     MEAN,
     RATE_WEIGHT,
     divergence_of,
@@ -16,6 +17,7 @@ from codec_samples import (
 
 from splitcodec.codecs.viterbi import State, cheapest_path
 from splitcodec.densities.two_quantisers import TwoQuantisers, table_costs, values_of
+from splitcodec.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,12 @@ def test_a_lambda_at_which_nothing_is_coded():
     assert codec.kept == 0
     data = representations(2, 5), torch.tensor([5, 2])
     assert torch.isfinite(codec.decompress(codec.compress(*data), data[1])).all()
+
+
+def test_a_trellis_in_training_mode_is_refused():
+    codec = LEARNED["direct-access-trellis"]().train()
+    with pytest.raises(InputError, match=r"a trellis does not learn: call eval\(\)"):
+        codec(representations(1, 9), torch.tensor([9]))
 
 
 def test_symbols_do_not_depend_on_who_is_coded_beside(trellis):

@@ -49,6 +49,7 @@ from splitcodec.densities.location_scale import (
     table_positions,
 )
 from splitcodec.densities.two_quantisers import TwoQuantisers, table_costs, values_of
+from splitcodec.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,10 @@ class DirectAccess(ConditionalCodec):
     def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """See TransformCodec; of a trellis the rate is that of the integer tables.
 
-        In training, in which it has no part, as if it were not there.
+        In training only of one whose density has been replaced by one that has a derivative.
         """
+        if self.training and isinstance(self.latent_density, TwoQuantisers):
+            raise InputError("a trellis does not learn: call eval() first, or train without it")
         if self.training or not self.has_trellis:
             return super().estimate(deviation, known)
         finite = deviation.isfinite().all(-1)  # integers know of nothing else
