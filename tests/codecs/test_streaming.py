@@ -47,6 +47,21 @@ def test_a_packet_costs_at_most_six_bytes_more_than_its_share(learned):
     assert packets - len(whole) < 6 * TOKENS
 
 
+MODES = [torch.inference_mode, torch.enable_grad]
+
+
+@pytest.mark.parametrize("first, then", [MODES, MODES[::-1]])
+def test_a_stream_goes_on_in_any_mode_of_torch(learned, first, then):
+    with first():
+        sender, receiver = learned.stream(), learned.stream()
+        receiver.decode(sender.encode(DATA[0, :80]), 80)
+    with then():
+        for token in DATA[0, 80:].split(1):
+            decoded = receiver.decode(sender.encode(token))
+    whole = learned.decompress(learned.compress(DATA, LENGTH), LENGTH)[0]
+    torch.testing.assert_close(decoded[0], whole[-1], rtol=1e-5, atol=1e-3)
+
+
 BASELINES = [("fp16", "raw"), ("int8", "zstd"), ("int4", "deflate")]
 
 

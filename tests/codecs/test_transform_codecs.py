@@ -38,6 +38,13 @@ def test_decoding_gives_the_reconstruction_of_the_estimate(learned, data):
     assert relative < 0.1, "the reconstruction has little to do with the input"
 
 
+def test_a_codec_that_was_used_in_inference_mode_estimates_outside_it(learned, data):
+    with torch.inference_mode():
+        learned.compress(*data)
+    values = data[0].clone().requires_grad_()
+    assert learned(values, data[1]).reconstruction.isfinite().all()
+
+
 def test_densities_say_what_each_symbol_costs(learned, data):
     """The report shows where the bits go, so they are those of the estimate."""
     with listening(learned) as heard:

@@ -74,9 +74,13 @@ class CheckedStream:
     The u16, little-endian, is the lower half of the CRC-32C of all symbols so far.
     """
 
+    # What is remembered may be continued in any mode, so none of it is torch's inference tensors.
+
+    @torch.inference_mode(False)
     def __init__(self, codec: "TransformCodec") -> None:
         self._codec, self._past, self._checksum = codec, codec.start(), 0
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def encode(self, representation: Tensor, tokens: Tensor | None = None) -> bytes:
         """See Stream."""
@@ -86,6 +90,7 @@ class CheckedStream:
         self._past, self._checksum = past, self._checksum_after(symbols)
         return _CHECK.pack(self._checksum & 0xFFFF) + body
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def decode(self, packet: bytes, count: int = 1) -> Tensor:
         """See Stream."""

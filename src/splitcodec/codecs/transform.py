@@ -233,7 +233,8 @@ class TransformCodec(CodecWithTables):
         if self._exact is None or self._exact[0] != state:
             self._exact = None
             shared = {id(self._embedding): self._embedding}
-            self._exact = state, copy.deepcopy(self, shared).double()
+            with torch.inference_mode(False):  # what is made in it is of no use outside
+                self._exact = state, copy.deepcopy(self, shared).double()
         return self._exact[1]
 
     def estimate(self, deviation: Tensor, known: Known) -> tuple[Tensor, Tensor]:
