@@ -48,7 +48,7 @@ from splitcodec.densities.location_scale import (
     log_scales_at,
     table_positions,
 )
-from splitcodec.densities.two_quantisers import TwoQuantisers, table_costs, values_of
+from splitcodec.densities.two_quantisers import TwoQuantisers, values_of
 from splitcodec.errors import InputError
 
 
@@ -273,7 +273,7 @@ class DirectAccess(ConditionalCodec):
         self, latent: Tensor, known: Known, side: Tensor, past: Past | None = None
     ) -> _Walk:
         """The walk that the decoder will take."""
-        costs = table_costs(self.tables("latent")) if self.has_trellis else None
+        costs = self.latent_density.costs(self.tables("latent")) if self.has_trellis else None
 
         def chosen(token: int, mean: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | int]:
             residual = in_steps(latent[:, token] - mean, known.at(token).steps)

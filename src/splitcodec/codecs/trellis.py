@@ -25,7 +25,7 @@ from splitcodec.codecs.search import (
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.coding.entropy import Decoder, Encoder
 from splitcodec.densities.location_scale import SCALES, scale_indexes, table_scales
-from splitcodec.densities.two_quantisers import TwoQuantisers, table_costs, values_of
+from splitcodec.densities.two_quantisers import TwoQuantisers, values_of
 
 _TOGETHER = 2048
 """Tokens that are searched at a time, on any device: what a search keeps is 40 bytes a symbol."""
@@ -98,7 +98,7 @@ class Trellis(TransformCodec):
         has rounded to a sixteenth of a step.
         """
         tokens, errors = deviation.flatten(0, -2), self.float32_errors()
-        costs, found = table_costs(self.tables("latent")), []
+        costs, found = self.quantisers.costs(self.tables("latent")), []
         for part in tokens.split(_TOGETHER):
             grid = part.new_full((len(part), 1), 1 / GRID)
             latents, tables = self.rounded_latent(part, grid, errors), self.scale_index[None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from splitcodec.coding.entropy import PRECISION, Decoder, Encoder, Tables, quantise_tables
+from splitcodec.densities.latest import Latest
 
 DIGIT = 256
 """Values of the lower digit of a rank."""
@@ -20,6 +21,7 @@ class TokenUnigram(nn.Module):
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
         self.register_buffer("counts", torch.zeros(vocabulary, dtype=torch.int64))
+        self._ranked = Latest(_ranked)
 
     def count(self, tokens: Tensor) -> None:
         """Add the frequencies of `tokens` (any shape, int64)."""
@@ -36,14 +38,11 @@ class TokenUnigram(nn.Module):
 
     def ranks(self) -> Tensor:
         """Of every id, 0 for the most frequent; (vocabulary,) int64."""
-        return self._by_rank().argsort()
+        return self._ranked(self.counts)[1]
 
     def tokens(self, ranks: Tensor) -> Tensor:
         """The ids of ranks; a rank that no id has gives the last."""
-        return self._by_rank()[ranks.clamp(0, len(self.counts) - 1)]
-
-    def _by_rank(self) -> Tensor:
-        return self.counts.argsort(descending=True, stable=True)
+        return self._ranked(self.counts)[0][ranks.clamp(0, len(self.counts) - 1)]
 
     def bits(self, tokens: Tensor, tables: Tables) -> Tensor:
         """Code length of each id under integer `tables`; same shape, float32."""
@@ -74,7 +73,7 @@ class TokenUnigram(nn.Module):
     @torch.no_grad()
     def tables(self) -> Tables:
         """First the table of the upper digit, then one of the lower digit for each upper one."""
-        ranked = self.probabilities()[self._by_rank()]
+        ranked = self.probabilities()[self._ranked(self.counts)[0]]
         digits = list(ranked.split(DIGIT))
         upper = torch.stack([digit.sum() for digit in digits])
         return quantise_tables([upper, *(d / d.sum() for d in digits)], [0] * (1 + len(digits)))
@@ -82,3 +81,9 @@ class TokenUnigram(nn.Module):
     def penalty(self) -> Tensor:
         """What the density adds to the training loss: nothing."""
         return torch.zeros(())
+
+
+def _ranked(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The ids of all ranks, and the ranks of all ids."""
+    by_rank = counts.argsort(descending=True, stable=True)
+    return by_rank, by_rank.argsort()

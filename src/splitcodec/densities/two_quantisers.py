@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from splitcodec.coding.entropy import PRECISION, Tables, quantise_tables
+from splitcodec.densities.latest import Latest
 from splitcodec.densities.location_scale import SCALES, Gaussian, table_scales
 
 BIT = 1 << 10
@@ -37,6 +38,7 @@ class TwoQuantisers(nn.Module):
         longest = max(map(_reach, table_scales().tolist()))
         counts = torch.zeros(2 * SCALES, longest + 1, dtype=torch.int32)
         self.register_buffer("counts", counts)
+        self._costs = Latest(_costs_of)
 
     def count(self, magnitudes: Tensor, tables: Tensor) -> None:
         """Take the frequencies of symbols without their sign under `tables`, of the same shape."""
@@ -46,9 +48,13 @@ class TwoQuantisers(nn.Module):
         found = torch.bincount(cells, minlength=self.counts.numel())
         self.counts.copy_(found.view_as(self.counts))
 
+    def costs(self, tables: Tables) -> Tensor:
+        """See `table_costs`; kept while the tables stay."""
+        return self._costs(tables.cumulative, tables.sizes, tables.lowest)
+
     def bits(self, symbols: Tensor, indexes: Tensor, tables: Tables) -> Tensor:
         """Code length of each symbol under the integer table of its index; same shape, float32."""
-        costs = table_costs(tables)
+        costs = self.costs(tables)
         magnitudes = symbols.abs().clamp(max=costs.shape[1] - 1)
         return costs[indexes.long(), magnitudes.long()].float() / BIT
 
@@ -88,6 +94,10 @@ def _shifted(symbols: Tensor, scale: Tensor) -> Tensor:
     tails = Gaussian().exceedance
     mass = tails(inner / scale) - tails(outer / scale)
     return torch.where(distance == 0, 1 - 2 * tails(outer / scale), mass)
+
+
+def _costs_of(*parts: Tensor) -> Tensor:
+    return table_costs(Tables(*parts))
 
 
 def table_costs(tables: Tables) -> Tensor:
