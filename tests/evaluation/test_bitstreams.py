@@ -41,6 +41,18 @@ def test_decoding_gives_what_the_codec_meant(stores, codecs, bitstreams, name, c
     assert decoder.decode(range(3, 5)).shape == (2, max(stores.split.lengths[3:5]), 32)
 
 
+def test_only_the_codec_that_made_a_file_is_loaded(codecs, bitstreams, monkeypatch):
+    loaded = []
+
+    def load(directory, coder):
+        loaded.append(directory)
+        return load_codec(directory, coder)
+
+    monkeypatch.setattr(bitstreams_module, "load_codec", load)
+    FileDecoder(bitstreams["fine", "ans"], list(reversed(codecs.values())))
+    assert loaded == [codecs["fine"]]
+
+
 def test_encoding_twice_gives_the_same_bytes(stores, codecs, bitstreams, tmp_path):
     for name, coder in (("coarse", "ans"), ("int2", "zstd")):
         encode(stores.split, codecs[name], coder, tmp_path / name)

@@ -28,7 +28,7 @@ from splitcodec.coding.container import (
 )
 from splitcodec.devices import device
 from splitcodec.errors import BitstreamError, InputError, SettingsError
-from splitcodec.files import atomic_path
+from splitcodec.files import atomic_path, read_json
 from splitcodec.progress import progress
 from splitcodec.settings import changes_front, describe
 from splitcodec.splitting.changes import changed_model
@@ -241,8 +241,9 @@ def codec_of(
 ) -> tuple[Codec, dict[str, Any], Path]:
     """The codec, of those in `directories`, that made what the header speaks of; its meaning."""
     for directory in directories:
-        codec, meaning = load_codec(directory, None)
-        if meaning["hash"] == header.codec_hash:
+        # Loading takes a while, and holds the hash against all that is there.
+        if read_json(directory / "codec.json", "hash")["hash"] == header.codec_hash:
+            codec, meaning = load_codec(directory, None)
             _check(source, header, codec.to(device()))
             codec.coder = header.coder
             if model:
