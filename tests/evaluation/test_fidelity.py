@@ -73,6 +73,22 @@ def test_the_uncoded_cross_entropy_is_the_models_own_loss(world, stores, rows):
         assert row["cross_entropy_uncoded"] == pytest.approx(own, rel=1e-3)
 
 
+@pytest.mark.parametrize("longer", [True, False])
+def test_of_sequences_of_one_token_nothing_is_predicted(world, stores, tmp_path, longer):
+    rows = [row[:1] for row in stores.final.read(range(3)).representation]
+    if longer:
+        rows[2] = stores.final.read([2]).representation[0, :5]
+    short = write_store(tmp_path / "short.parquet", rows, split=stores.final.metadata["split"])
+    if longer:
+        assert evaluate_uncoded(world.model, short, 1, 10)["top1_agreement"] == 1
+        return
+    with pytest.raises(
+        InputError, match="nothing is predicted of sequences of one token"
+    ) as caught:
+        evaluate_uncoded(world.model, short, 1, 10)
+    assert one_line(caught.value)
+
+
 @pytest.mark.parametrize("name, coder", [("int2", "zstd"), ("coarse", "ans")])
 def test_the_figures_are_those_of_the_model_on_what_was_decoded(
     world, stores, codecs, bitstreams, rows, name, coder

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splitcodec.errors import InputError
 from splitcodec.splitting.images import SplitImageModel
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import (
@@ -47,7 +48,9 @@ def interval(
 
 
 def summarise(table: np.ndarray, resamples: int) -> dict[str, float]:
-    """The fidelity columns of the table of points."""
+    """The fidelity columns of the table of points; InputError if nothing was predicted."""
+    if not table[:, COUNT].any():
+        raise InputError("nothing is predicted of sequences of one token; take longer ones")
     mean = table.sum(0) / table[:, COUNT].sum()
     low, high = interval(table, CODED, resamples)
     kl_low, kl_high = interval(table, KL, resamples)

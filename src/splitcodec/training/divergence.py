@@ -88,7 +88,7 @@ def compare_heads(
     stay in the cache and the head's weights are read once for many tokens; no gradients.
     """
     model, states = reference
-    groups = range(0, len(states), _TOKENS)
+    groups = range(0, max(1, len(states)), _TOKENS)  # one, be it empty
     compared = []
     for start in groups:
         own = [(m, s[start : start + _TOKENS]) for m, s in coded]
