@@ -56,7 +56,7 @@ def read_all(path):
 def read_piped(path):
     """The same, of what cannot be sought in."""
     with path.open("rb") as file:
-        header, chunks = read_front_to_back(io.BufferedReader(Unseekable(file.raw)))
+        header, chunks = read_front_to_back(Unseekable(file.raw))
         chunks = list(chunks)
     return header, [tokens for tokens, _ in chunks], [payload for _, payload in chunks]
 

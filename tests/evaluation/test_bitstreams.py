@@ -1,3 +1,8 @@
+import gc
+import os
+import threading
+import warnings
+
 import pytest
 import torch
 
@@ -69,6 +74,20 @@ def test_a_decoded_store_has_the_tokens_of_the_original(stores, codecs, bitstrea
     assert torch.equal(found.representation, expected.representation)
     assert decoded.metadata["dtype"] == "float32"
     assert decoded.metadata["decoded_from"] == "fp16-raw.rdc"
+
+
+def test_a_named_pipe_is_decoded_and_closed(codecs, bitstreams, tmp_path):
+    pipe, data = tmp_path / "pipe", bitstreams["int8", "zstd"].read_bytes()
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(data), daemon=True)
+    writer.start()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        decode_to_store(pipe, codecs["int8"], None, tmp_path / "decoded.parquet")
+        gc.collect()
+    writer.join(timeout=60)
+    assert not any(issubclass(warning.category, ResourceWarning) for warning in warned)
+    assert len(Activations(tmp_path / "decoded.parquet")) == 7
 
 
 @pytest.mark.parametrize("most", [1, 2, 10**9])

@@ -211,18 +211,18 @@ def _chunks(
     file: BinaryIO, source: Path, header: Header, seed: bytes, alone: bool
 ) -> Iterator[tuple[int, bytes]]:
     entries: list[tuple[int, int]] = []
-    while start := file.read(len(_NO_MORE)):
+    while start := _up_to(file, len(_NO_MORE)):
         if start == _NO_MORE:
             expected = _end_of_file(seed, np.array(entries, _ENTRY))
-            if start + file.read(len(expected) - len(start)) != expected:
+            if start + _up_to(file, len(expected) - len(start)) != expected:
                 raise _damaged(source, "its end does not match what came before")
             if alone and file.read(1):
                 raise _damaged(source, "it goes on after its end")
             return
-        tokens, size = _CHUNK.unpack((start + file.read(4)).ljust(_CHUNK.size, b"\0"))
+        tokens, size = _CHUNK.unpack((start + _up_to(file, 4)).ljust(_CHUNK.size, b"\0"))
         if tokens > header.longest:
             raise _damaged(source, "a sequence is longer than the header says")
-        payload, checksum = _up_to(file, size), file.read(_CHECKSUM.size)
+        payload, checksum = _up_to(file, size), _up_to(file, _CHECKSUM.size)
         expected = _CHECKSUM.pack(_chunk_checksum(seed, len(entries), tokens, payload))
         if len(payload) < size or checksum != expected:
             raise _damaged(source, f"chunk {len(entries)} does not match its checksum")
@@ -240,7 +240,10 @@ def _check_size(path: Path, header: Header, most_values: int) -> None:
 
 
 def _up_to(file: BinaryIO, size: int) -> bytes:
-    """So many bytes, or all that come; the memory is that of what comes, not of what is said."""
+    """So many bytes, or all that come; the memory is that of what comes, not of what is said.
+
+    Of an unbuffered pipe a single read gives no more than what is there.
+    """
     parts = []
     while size and (part := file.read(min(size, _PIECE))):
         parts.append(part)
@@ -263,7 +266,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _read_header(path: Path, file: BinaryIO) -> tuple[Header, bytes]:
     """The header, and its checksum, with which all others begin."""
-    prefix = file.read(_PREFIX.size)
+    prefix = _up_to(file, _PREFIX.size)
     if not prefix.startswith(MAGIC):
         raise BitstreamError(f"{path} is not a splitcodec container")
     if len(prefix) < _PREFIX.size:
@@ -273,8 +276,8 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Header, bytes]:
         raise BitstreamError(
             f"{path} has format version {version}; this program reads {VERSION}: encode it again"
         )
-    text = file.read(size) if size <= _LONGEST_HEADER else b""
-    seed = file.read(_CHECKSUM.size)
+    text = _up_to(file, size) if size <= _LONGEST_HEADER else b""
+    seed = _up_to(file, _CHECKSUM.size)
     if len(text) < size or len(seed) < _CHECKSUM.size:
         raise _damaged(path, "it ends inside the header")
     if _CHECKSUM.pack(google_crc32c.value(prefix + text)) != seed:

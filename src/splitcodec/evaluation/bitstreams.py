@@ -7,7 +7,7 @@ not what is sent: the changed front makes it from the tokens.
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
@@ -218,9 +218,16 @@ def _opened(bitstream: Path) -> tuple[Path, Header, Iterator[tuple[int, bytes]]]
         return STANDARD_INPUT, *read_front_to_back(file, alone=True)
     if bitstream.is_fifo():
         file = bitstream.open("rb")
-        return bitstream, *read_front_to_back(file, alone=True, source=bitstream)
+        header, chunks = read_front_to_back(file, alone=True, source=bitstream)
+        return bitstream, header, _closing(file, chunks)
     container = Container.open(bitstream)
     return bitstream, container.header, container.chunks()
+
+
+def _closing(file: BinaryIO, chunks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The chunks of a file, which is closed with them."""
+    with file:
+        yield from chunks
 
 
 def _batches(chunks: Iterator[tuple[int, bytes]], most: int) -> Iterator[list[tuple[int, bytes]]]:
