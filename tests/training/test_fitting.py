@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from small_world import one_line
+from small_world import one_line, write_store
 from splitcodec.codecs.hyperparameters import HyperpriorHyperparameters, KltHyperparameters
 from splitcodec.errors import TrainingError
 from splitcodec.training.fitting import Fitting, TrainingData, fit_closed_form, fit_from_klt
@@ -75,6 +75,17 @@ def test_the_rate_falls_and_the_reconstruction_stays(data, tmp_path):
     decoded = codec.decompress(streams, batch.lengths)
     klt_decoded = klt(batch.representation, batch.lengths).reconstruction
     assert decoded.shape == klt_decoded.shape
+
+
+def test_sinks_are_warned_of(data, tmp_path, capsys):
+    fit_closed_form(KltHyperparameters(), data, [RATE_WEIGHT], 0)
+    assert "sinks" not in capsys.readouterr().err
+    every = data.activations.read(range(len(data.activations)))
+    rows = [row[:n].clone() for row, n in zip(every.representation, every.lengths, strict=True)]
+    rows[0][3] *= 1000
+    changed = dataclasses.replace(data, activations=write_store(tmp_path / "sinks.parquet", rows))
+    fit_closed_form(KltHyperparameters(), changed, [RATE_WEIGHT], 0)
+    assert "warning: sinks (massive activations) are 1 of" in capsys.readouterr().err
 
 
 def test_polishing_lowers_the_objective_on_what_it_learns_from(data, tmp_path):

@@ -8,6 +8,7 @@ its losses are weighted so that each λ counts alike.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,7 +41,7 @@ from splitcodec.codecs.registry import build_codec
 from splitcodec.codecs.search import LONGEST
 from splitcodec.codecs.transform import TransformCodec
 from splitcodec.codecs.trellis import Trellis
-from splitcodec.devices import device
+from splitcodec.devices import device, first_process
 from splitcodec.splitting.model import SplitModel
 from splitcodec.training.divergence import divergence
 from splitcodec.training.log import Figures, Log
@@ -100,6 +101,13 @@ def _statistics(
     embedding = data.model.embedding if hyperparameters.tokens else None
     history = getattr(hyperparameters, "history", False)
     moments = moments_of(data.activations, history=history, embedding=embedding)
+    if moments.sinks and first_process():
+        print(
+            f"warning: sinks (massive activations) are {moments.sinks} of "
+            f"{moments.sinks + moments.tokens} tokens; what these have outside of the coded "
+            "channels will be lost",
+            file=sys.stderr,
+        )
     return moments, sample_tokens(
         data.activations, hyperparameters.samples, seed, moments, embedding
     )
