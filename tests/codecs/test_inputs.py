@@ -43,6 +43,11 @@ def test_nor_do_token_ids_that_are_padding():
     assert streams == codec.compress(values, LENGTHS, TOKENS)
 
 
+def test_token_ids_that_are_not_sent_are_not_looked_at(codec):
+    values = representations(3, 9)
+    assert codec.compress(values, LENGTHS, TOKENS[:1, :2]) == codec.compress(values, LENGTHS)
+
+
 @pytest.mark.parametrize(
     "shape, lengths, message",
     [

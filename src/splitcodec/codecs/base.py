@@ -85,7 +85,8 @@ class Codec(nn.Module):
         mask = mask_of(lengths.to(representation.device), representation.shape[1])
         if not mask.all():
             representation = representation.where(mask[..., None], 0)
-            tokens = None if tokens is None else tokens.where(mask.to(tokens.device), 0)
+            if self.sends_tokens and tokens is not None:
+                tokens = tokens.where(mask.to(tokens.device), 0)
         return representation, mask, tokens
 
     def forward(
