@@ -6,7 +6,10 @@ import pytest
 from splitcodec.errors import InputError, SettingsError
 from splitcodec.launch import launch, torchrun
 
-SAY = "import os; print('rank', os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'))"
+# In one write, since processes share the pipe and print() may give its parts one by one.
+SAY = (
+    "import os; e = os.environ.get; os.write(1, b'rank %a of %a\\n' % (e('RANK'), e('WORLD_SIZE')))"
+)
 
 
 def started(nodes, processes):
@@ -21,7 +24,7 @@ def test_one_process_is_the_command_itself():
 
 
 def test_several_processes_know_their_rank():
-    assert started(1, 2) == ["rank 0 of 2", "rank 1 of 2"]
+    assert started(1, 2) == ["rank '0' of '2'", "rank '1' of '2'"]
 
 
 def test_on_several_nodes_slurm_starts_one_torchrun_each():
